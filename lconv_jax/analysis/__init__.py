@@ -1,0 +1,15 @@
+"""What a trained network's weights look like: functions of arrays."""
+
+from lconv_jax.analysis.filters import choose_filters, first_layer_filters, save_filters, tile
+from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
+
+__all__ = [
+    "Locality",
+    "choose_filters",
+    "first_layer_filters",
+    "locality",
+    "save_filters",
+    "shuffle_support",
+    "tile",
+    "window_share",
+]

@@ -1,0 +1,123 @@
+"""Locality as a number: how much of a unit's support lies in one small window.
+
+The comparison is with supports shuffled so that the counts per unit and the counts per pixel both
+stay: what remains beyond it is that the pixels of a unit belong together, not that the net prefers
+some pixels (the centre of the image, say) to others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# More units than this change the mean by less than its spread over shuffles.
+MAX_UNITS = 4096
+
+
+class Locality(NamedTuple):
+    """Means over live units (those with a non-zero weight)."""
+
+    window: int  # side k of the window
+    live_units: int
+    share: float  # share of a unit's non-zeros inside its best k × k window
+    null_share: float  # the same for shuffled supports
+    ratio: float  # share / null_share; 1 means no more local than chance
+
+
+def locality(
+    kernel: Any, image_shape: tuple[int, ...], *, window: int | None = None, seed: int = 0
+) -> Locality:
+    """Locality of a dense first layer against its shuffled supports.
+
+    Args:
+      kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
+      image_shape: [*spatial, channels] of the input, one or two spatial axes.
+      window: k; the window has side k on each spatial axis and spans all channels. By default a
+        third of the shorter side, at most 9 (the paper's convolutional twin has 9 × 9 kernels).
+      seed: of the shuffle, and of the choice of units where there are more than `MAX_UNITS`.
+
+    Returns:
+      The means; with no live unit the shares and the ratio are NaN.
+
+    Raises:
+      ValueError: if the kernel's rows are not the inputs of `image_shape`.
+    """
+    support = np.asarray(kernel) != 0
+    if support.ndim != 2 or support.shape[0] != math.prod(image_shape):
+        raise ValueError(
+            f"kernel of shape {support.shape} is not a dense layer on inputs of shape "
+            f"{image_shape}: it must have {math.prod(image_shape)} rows"
+        )
+    if window is None:
+        window = min(9, max(2, min(image_shape[:-1]) // 3))
+    rng = np.random.default_rng(seed)
+    live = np.flatnonzero(support.any(0))
+    if live.size == 0:
+        return Locality(window, 0, math.nan, math.nan, math.nan)
+    chosen = live if live.size <= MAX_UNITS else np.sort(rng.choice(live, MAX_UNITS, False))
+    support = support[:, chosen]
+    share = float(window_share(support, image_shape, window).mean())
+    null = float(window_share(shuffle_support(support, rng), image_shape, window).mean())
+    return Locality(window, int(live.size), share, null, share / null)
+
+
+def window_share(
+    support: NDArray[np.bool_], image_shape: tuple[int, ...], window: int
+) -> NDArray[np.float64]:
+    """For each unit, the largest share of its support that one window of side k holds.
+
+    Args:
+      support: [inputs, units], every unit with at least one input.
+      image_shape: [*spatial, channels].
+      window: k; a side shorter than k is taken whole.
+
+    Returns:
+      [units], in (0, 1].
+    """
+    counts = support.reshape(*image_shape, -1).sum(len(image_shape) - 1, dtype=np.int32)
+    for axis, side in enumerate(image_shape[:-1]):
+        sums = np.cumsum(counts, axis=axis, dtype=np.int32)
+        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
+        width = min(window, side)
+        upper = sums.take(range(width, side + 1), axis)
+        counts = upper - sums.take(range(side + 1 - width), axis)
+    best = counts.reshape(-1, support.shape[1]).max(0)
+    return best / support.sum(0)
+
+
+def shuffle_support(
+    support: NDArray[np.bool_], rng: np.random.Generator, trades_per_unit: int = 10
+) -> NDArray[np.bool_]:
+    """A random support with the same count in every row and in every column.
+
+    Pairs of units trade inputs that only one of the two has, at random and in equal numbers: the
+    curveball chain, whose stationary distribution is uniform over such matrices (Strona et al.,
+    "A fast and unbiased procedure to randomize ecological binary matrices", 2014).
+
+    Args:
+      support: [inputs, units].
+      rng: NumPy generator.
+      trades_per_unit: length of the chain, in trades per unit.
+
+    Returns:
+      [inputs, units].
+    """
+    inputs = [np.flatnonzero(column) for column in support.T]
+    for _ in range(trades_per_unit * len(inputs) // 2):
+        if len(inputs) < 2:
+            break
+        first, second = rng.choice(len(inputs), 2, replace=False)
+        a, b = inputs[first], inputs[second]
+        shared = np.intersect1d(a, b, assume_unique=True)
+        only_a = np.setdiff1d(a, shared, assume_unique=True)
+        only_b = np.setdiff1d(b, shared, assume_unique=True)
+        pool = rng.permutation(np.concatenate([only_a, only_b]))
+        inputs[first] = np.concatenate([shared, pool[: only_a.size]])
+        inputs[second] = np.concatenate([shared, pool[only_a.size :]])
+    shuffled = np.zeros_like(support)
+    for unit, rows in enumerate(inputs):
+        shuffled[rows, unit] = True
+    return shuffled

@@ -1,0 +1,116 @@
+"""Save, verify and restore: a checkpoint is trusted only if every leaf has the digest it had.
+
+Orbax writes a step into a temporary folder and renames it, so a kill leaves either the whole
+checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part) the digests do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+DAMAGED = "damaged"
+_STATE, _DIGESTS = "state", "digests"
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `directory`/<step>/; the newest `keep` are kept.
+
+    Use as a context manager. `save` returns once the checkpoint is on disk.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
+        self.directory = os.path.abspath(directory)
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        # Orbax reports each of its phases at level INFO or WARNING; a run has its own progress.
+        logging.getLogger("orbax").setLevel(logging.ERROR)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps with a complete checkpoint, oldest first."""
+        if not os.path.isdir(self.directory):
+            return []
+        return sorted(int(name) for name in os.listdir(self.directory) if name.isdigit())
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes `state` and the digest of each of its leaves."""
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            )
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        args = ocp.args.Composite(
+            **{
+                _STATE: ocp.args.StandardSave(state),
+                _DIGESTS: ocp.args.JsonSave(leaf_digests(state)),
+            }
+        )
+        self._manager.save(step, args=args, force=True)
+        self._manager.wait_until_finished()
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The newest checkpoint that verifies, as (step, state), or None if there is none.
+
+        A newer one that does not is moved to `damaged/<step>` with a warning, never deleted.
+
+        Args:
+          like: the state's tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return step, self._restore_step(step, like)
+            except Exception as error:  # whatever damage makes the readers raise
+                self._set_aside(step, error)
+        return None
+
+    def _restore_step(self, step: int, like: Any) -> Any:
+        path = os.path.join(self.directory, str(step))
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            stored = reader.restore(os.path.join(path, _DIGESTS))
+        with ocp.StandardCheckpointer() as reader:
+            state = reader.restore(os.path.join(path, _STATE), like)
+        found = leaf_digests(state)
+        wrong = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
+        if wrong:
+            raise ValueError(f"the digest of {', '.join(wrong)} is not the one stored")
+        return state
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = os.path.join(self.directory, DAMAGED, str(step))
+        shutil.rmtree(aside, ignore_errors=True)
+        os.makedirs(os.path.dirname(aside), exist_ok=True)
+        os.rename(os.path.join(self.directory, str(step)), aside)
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        absl_logging.warning(
+            "Checkpoint %d is damaged (%s); it was moved to %s and the one before it is used.",
+            step,
+            reason,
+            aside,
+        )
+
+
+def leaf_digests(state: Any) -> dict[str, str]:
+    """SHA-256 (hex) of each leaf's type, shape and bytes, by its path in the tree."""
+    digests = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
+        array = np.ascontiguousarray(leaf)
+        head = f"{array.dtype} {array.shape}\n".encode()
+        digests[jax.tree_util.keystr(path)] = hashlib.sha256(head + array.tobytes()).hexdigest()
+    return digests

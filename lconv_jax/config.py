@@ -1,0 +1,224 @@
+"""The configuration of a run: every key's default, type, range and meaning in one place.
+
+`python -m lconv_jax.config` prints the table that docs/config.md shows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from lconv_jax import models
+
+OPTIMIZERS = ("beta_lasso", "sgd")
+DTYPES = ("float32", "bfloat16")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and what it accepts."""
+
+
+class Key(NamedTuple):
+    """One configuration key. Its type is the type of its default."""
+
+    default: Any
+    accepts: str
+    check: Callable[[Any], bool]
+    meaning: str
+
+
+def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"≥ {low:g}", lambda value: value >= low
+
+
+def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return "one of " + ", ".join(choices), lambda value: value in choices
+
+
+_ANY: tuple[str, Callable[[Any], bool]] = "any", lambda value: True
+_FRACTION: tuple[str, Callable[[Any], bool]] = "in [0, 1)", lambda value: 0 <= value < 1
+_POSITIVE: tuple[str, Callable[[Any], bool]] = "> 0", lambda value: value > 0
+_DEVICES: tuple[str, Callable[[Any], bool]] = "≥ 1, or −1 for all", lambda v: v >= 1 or v == -1
+
+KEYS: dict[str, Key] = {
+    "seed": Key(0, *_at_least(0), "every random number of the run follows from it"),
+    "data.name": Key(
+        "fashion_mnist_small",
+        *("a data set's name", lambda value: bool(value)),
+        "fashion_mnist_small, fashion_mnist, digits, a TFDS name, or a path that ends in .npz",
+    ),
+    "data.data_dir": Key("", *_ANY, "folder of the data; empty: the source's own default"),
+    "data.examples": Key(0, *_at_least(0), "class-balanced training subset of this size; 0: all"),
+    "data.validation": Key(0, *_at_least(0), "training examples held out for validation"),
+    "data.permute": Key(False, *_ANY, "apply one seeded permutation of the pixels to every image"),
+    "data.crop": Key(0, *_at_least(0), "random shift by at most this many pixels, zero padding"),
+    "data.flip": Key(False, *_ANY, "random left-right flip"),
+    "data.cutout": Key(0, *_at_least(0), "side of the square set to zero at a random place"),
+    "model.name": Key("s_fc", *_one_of(models.NAMES), "architecture"),
+    "model.alpha": Key(8, *_at_least(1), "base channels (three_fc: hidden units)"),
+    "model.dtype": Key("float32", *_one_of(DTYPES), "precision of the matrix products"),
+    "model.dropout": Key(0.0, *_FRACTION, "dropout rate before the last two dense layers"),
+    "model.kernel_size": Key(3, *_at_least(1), "side of resnet18's convolutions"),
+    "optimizer.name": Key("beta_lasso", *_one_of(OPTIMIZERS), "training method"),
+    "optimizer.learning_rate": Key(
+        0.1, *_POSITIVE, "η at the start; a cosine takes it to 0 over the run"
+    ),
+    "optimizer.l1.conv": Key(0.0, *_at_least(0), "λ of layers in a convolution's place (β-lasso)"),
+    "optimizer.l1.fc": Key(0.0, *_at_least(0), "λ of the other dense layers (β-lasso)"),
+    "optimizer.beta": Key(50.0, *_at_least(0), "β: weights below β·λ become zero (β-lasso)"),
+    "optimizer.momentum": Key(0.0, *_FRACTION, "momentum; 0: none"),
+    "optimizer.weight_decay": Key(0.0, *_at_least(0), "L2 decay of the weights"),
+    "optimizer.reference_lr_sum": Key(
+        0.0,
+        *_at_least(0),
+        "if set, l1 and beta are meant for a run whose learning rates sum to this, and are "
+        "rescaled to keep λ·Ση and β·λ",
+    ),
+    "train.epochs": Key(300, *_at_least(1), "passes over the training set"),
+    "train.batch_size": Key(512, *_at_least(2), "examples per step, over all devices"),
+    "log.every_steps": Key(1, *_at_least(1), "metrics.jsonl gets every n-th training step"),
+    "log.eval_every_epochs": Key(10, *_at_least(1), "evaluate every n-th epoch, and at the end"),
+    "log.bits_per_value": Key(32, *_at_least(1), "b of the description-length estimate"),
+    "log.delta": Key(0.05, "in (0, 1)", lambda v: 0 < v < 1, "δ of the bound's estimate"),
+    "checkpoint.every_epochs": Key(10, *_at_least(1), "save every n-th epoch, and at the end"),
+    "checkpoint.keep": Key(2, *_at_least(2), "checkpoints kept"),
+    "sharding.data": Key(-1, *_DEVICES, "devices the batch is split over"),
+    "sharding.model": Key(1, *_at_least(1), "devices the wide weight matrices are split over"),
+}
+
+# Keys that may differ between a run and its resumption: they do not change what is computed.
+# The data are compared by content, so their folder may move.
+_FREE_KEYS = ("log.", "checkpoint.", "sharding.", "data.data_dir")
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """A configuration with every key at its default."""
+    return unflatten({name: key.default for name, key in KEYS.items()})
+
+
+def paper_config(
+    dataset: str, model: str, alpha: int, optimizer: str = "beta_lasso"
+) -> ml_collections.ConfigDict:
+    """The recipe of Appendix A.2 of the paper, as far as it is stated, for 400 epochs.
+
+    β-lasso's λ are meant for the paper's 4000 epochs (learning rates that sum to 19 600) and are
+    rescaled to the run's length. The paper gives the grid of λ but not what it chose from it;
+    these are the middle and the next smaller. SGD has the best-known corner of its grid.
+
+    Args:
+      dataset: a TFDS name of 32 × 32 colour images.
+      model: one of `models.NAMES`.
+      alpha: base channels.
+      optimizer: "beta_lasso" or "sgd".
+    """
+    config = base_config()
+    config.data.name = dataset
+    config.data.crop = 4
+    config.data.flip = dataset != "svhn_cropped"  # a mirrored digit is another sign
+    config.model.name = model
+    config.model.alpha = alpha
+    config.optimizer.name = optimizer
+    config.optimizer.learning_rate = 0.1
+    if optimizer == "sgd":
+        config.optimizer.momentum = 0.9
+        config.optimizer.weight_decay = 5e-4
+    else:
+        config.optimizer.l1.conv = 5e-6
+        config.optimizer.l1.fc = 2e-6
+        config.optimizer.beta = 50.0
+        config.optimizer.reference_lr_sum = 19_600.0
+    config.train.epochs = 400
+    config.log.every_steps = 10
+    return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The (dotted key, value) pairs of a nested configuration, in its order."""
+    for name, value in config.items():
+        if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unflatten(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The configuration with these dotted keys."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, last = name.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return ml_collections.ConfigDict(nested)
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Checks names, types, ranges and combinations.
+
+    Raises:
+      ConfigError: naming the first key at fault, what it got and what it accepts.
+    """
+    flat = dict(flatten(config))
+    for name in flat:
+        if name not in KEYS:
+            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"config.{name} is not a key; did you mean config.{near}?")
+    for name, key in KEYS.items():
+        if name not in flat:
+            raise ConfigError(f"config.{name} is missing; start from lconv_jax.config.base_config")
+        value = flat[name]
+        kind = type(key.default)
+        number = kind is float and type(value) is int
+        if not (type(value) is kind or number):
+            raise ConfigError(f"config.{name} = {value!r} must be {kind.__name__}, {key.accepts}")
+        if kind is float and not math.isfinite(value):
+            raise ConfigError(f"config.{name} = {value!r} must be finite, {key.accepts}")
+        if not key.check(value):
+            raise ConfigError(f"config.{name} = {value!r} must be {key.accepts}")
+    _validate_combinations(flat)
+
+
+def _validate_combinations(flat: Mapping[str, Any]) -> None:
+    if flat["model.name"] != "resnet18" and flat["model.kernel_size"] != 3:
+        raise ConfigError(
+            f"config.model.kernel_size = {flat['model.kernel_size']} applies to resnet18 only; "
+            f"{flat['model.name']} has fixed kernels, leave it at 3"
+        )
+    if flat["optimizer.name"] == "beta_lasso" and not (
+        flat["optimizer.l1.conv"] or flat["optimizer.l1.fc"]
+    ):
+        raise ConfigError(
+            "config.optimizer.l1.conv and l1.fc are both 0, so beta_lasso would regularise "
+            "nothing; set one, or choose config.optimizer.name=sgd"
+        )
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the keys that decide what a run computes."""
+    kept = {name: value for name, value in flatten(config) if not is_free(name)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def is_free(name: str) -> bool:
+    """Whether a key may change between a run and its resumption."""
+    return name.startswith(_FREE_KEYS)
+
+
+def table() -> str:
+    """Every key as a Markdown table."""
+    rows = ["| key | default | accepts | meaning |", "| --- | --- | --- | --- |"]
+    for name, key in KEYS.items():
+        kind = type(key.default).__name__
+        rows.append(f"| `{name}` | `{key.default!r}` | {kind}, {key.accepts} | {key.meaning} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,114 @@
+"""Evaluation with BN statistics estimated afresh from training batches.
+
+While weights come and go, running averages describe networks of the past, and test accuracy read
+through them can collapse while training goes well. Statistics pooled over training batches of the
+present network have no such lag. They are used here and never written back into the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from lconv_jax import data
+
+# Batches that the statistics are pooled over.
+BN_BATCHES = 16
+
+
+def pooled_batch_stats(
+    model: nn.Module, params: Any, batch_stats: Any, inputs_KxBx: jax.Array
+) -> Any:
+    """BN statistics of K batches pooled by the law of total variance: E[var] + Var[mean].
+
+    Args:
+      model: a linen module with the fields `bn_momentum` and `dropout`.
+      params: its parameters.
+      batch_stats: running statistics, for the shape of the tree; their values are not used.
+      inputs_KxBx: K batches of B inputs.
+
+    Returns:
+      A tree like `batch_stats`.
+    """
+    batch_model = model.clone(bn_momentum=0.0, dropout=0.0)
+
+    def one_batch(inputs: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return batch_model.apply(variables, inputs, train=True, mutable=["batch_stats"])[1]
+
+    def pool(stats: Any) -> Any:
+        if "mean" in stats and "var" in stats:
+            mean, var = stats["mean"], stats["var"]
+            return {"mean": mean.mean(0), "var": var.mean(0) + mean.var(0)}
+        return {name: pool(inner) for name, inner in stats.items()}
+
+    return pool(jax.lax.map(one_batch, inputs_KxBx)["batch_stats"])
+
+
+def make_evaluate(
+    model: nn.Module,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    arrange: Callable[[jax.Array], jax.Array],
+    batch_size: int,
+) -> Callable[..., dict[str, float]]:
+    """A function that evaluates parameters on a split.
+
+    The statistics are those of augmented batches, which the weights were trained with; those of
+    unaugmented ones cost 1.3 % of accuracy on Fashion-MNIST with shifts of up to two pixels.
+
+    Args:
+      model: a linen module.
+      augment: (key, stored images) -> images, as in training.
+      arrange: from a batch of stored images to the model's input (scaling, permutation).
+      batch_size: examples per compiled step, for statistics and for evaluation.
+
+    Returns:
+      evaluate(state, train, split, key) -> {"loss", "accuracy"}: means over all examples of
+      `split`, each counted once (the last batch is padded and masked), with BN statistics pooled
+      over at most `BN_BATCHES` batches of `train` that `key` chooses and augments.
+    """
+
+    @jax.jit
+    def statistics(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        count = images.shape[0]
+        batches = min(BN_BATCHES, max(1, count // batch_size))
+        size = min(batch_size, count)
+        which, how = jax.random.split(key)
+        chosen = jax.random.permutation(which, count)[: batches * size]
+        inputs = arrange(augment(how, images[chosen])).reshape(batches, size, *images.shape[1:])
+        return pooled_batch_stats(model, params, batch_stats, inputs)
+
+    @jax.jit
+    def totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, jax.Array]:
+        count = split.labels.shape[0]
+        padding = -count % batch_size
+
+        def batch(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            index, real = pair
+            images, labels = split.images[index], split.labels[index]
+            variables = {"params": params, "batch_stats": stats}
+            logits: Any = model.apply(variables, arrange(images), train=False)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            correct = jnp.argmax(logits, -1) == labels
+            return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum(correct & real)
+
+        index = jnp.pad(jnp.arange(count), (0, padding)).reshape(-1, batch_size)
+        real = (jnp.arange(count + padding) < count).reshape(-1, batch_size)
+        losses, corrects = jax.lax.map(batch, (index, real))
+        return losses.sum(), corrects.sum()
+
+    def evaluate(
+        state: Any, train: data.Split, split: data.Split, key: jax.Array
+    ) -> dict[str, float]:
+        stats = statistics(state.params, state.batch_stats, train.images, key)
+        loss, correct = jax.device_get(totals(state.params, stats, split))
+        count = split.labels.shape[0]
+        return {"loss": float(np.float64(loss) / count), "accuracy": float(int(correct) / count)}
+
+    return evaluate

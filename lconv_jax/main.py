@@ -1,0 +1,56 @@
+"""Trains one configuration: `python -m lconv_jax.main --config=FILE --workdir=DIRECTORY`."""
+
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lconv_jax import train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; override with --config.group.key=value."
+)
+flags.DEFINE_string("workdir", None, "Run directory; a run found there is continued.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    workdir: str = flags.FLAGS.workdir
+    logging.set_verbosity(logging.WARNING)
+    try:
+        summary = train.train_and_evaluate(_CONFIG.value, workdir)
+    except train.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, OSError, train.TrainingError) as error:
+        sys.exit(f"error: {error}")
+    print(report(summary, workdir))
+
+
+def report(summary: dict[str, Any], workdir: str) -> str:
+    """What a person wants to know at the end of a run, in a few lines."""
+    last, weights = summary["metrics"], summary["weights"]
+    layers = ", ".join(
+        f"{name} {last[f'sparsity/{name}/nonzeros']:,} of {size:,}"
+        for name, size in weights.items()
+    )
+    lines = [
+        f"test accuracy: {last['eval/accuracy']:.4f}",
+        f"non-zero weights: {layers} (density {last['sparsity/density']:.4f})",
+    ]
+    if "locality" in summary:
+        found = summary["locality"]
+        lines.append(
+            f"locality: {found['share']:.3f} of a unit's non-zeros lie in its best "
+            f"{found['window']} × {found['window']} window, {found['null_share']:.3f} when "
+            f"shuffled: ratio {found['ratio']:.2f} over {found['live_units']} live units"
+        )
+    lines.append(f"filters, metrics and checkpoints: {workdir}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,36 @@
+"""The live progress line; silent where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich import console, progress
+
+
+@contextlib.contextmanager
+def make_progress(
+    total_steps: int, steps_per_epoch: int
+) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
+    """A line on standard error; yields the function (step, last metrics) that brings it forward."""
+    terminal = console.Console(stderr=True)
+    columns = (
+        progress.TextColumn("epoch {task.fields[epoch]:.0f}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TextColumn("{task.fields[text]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("eta"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task("", total=total_steps, epoch=0, text="compiling")
+
+        def show(step: int, last: Mapping[str, Any]) -> None:
+            text = f"loss {last['train/loss']:.3f}  density {last['sparsity/density']:.1%}"
+            if "eval/accuracy" in last:
+                text += f"  test {last['eval/accuracy']:.2%}"
+            bar.update(task, completed=step, epoch=step / steps_per_epoch, text=text)
+
+        yield show

@@ -1,0 +1,196 @@
+"""The compiled part of a run: what happens between two looks of the host.
+
+Every random number is a function of (seed, purpose, epoch or step), and the order of the data of
+(seed, epoch), so a run that was stopped anywhere continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from lconv_jax import data, models, optim, sharding
+from lconv_jax.config import ConfigError
+from lconv_jax.state import TrainState
+
+# What a random key is for; a number, once given, keeps its meaning.
+INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
+
+
+class Plan(NamedTuple):
+    """What follows from a configuration and the size of its training set."""
+
+    steps_per_epoch: int
+    total_steps: int
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    effective: dict[str, float]  # Ση, and for β-lasso λ, β, λ·Ση and β·λ as they are used
+
+
+def key_for(seed: int, purpose: int, index: Any = 0) -> jax.Array:
+    """The random key of (seed, purpose, epoch or step)."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
+
+
+def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
+    """The schedule and the optimizer of a run on `num_examples` training examples.
+
+    Args:
+      config: a validated configuration.
+      num_examples: size of the training set; what is left of an epoch after whole batches is
+        not used in it.
+      params: the model's parameters, or their shapes: they say which layers there are.
+
+    Raises:
+      ConfigError: if the training set holds less than one batch.
+    """
+    batch_size, opt = config.train.batch_size, config.optimizer
+    if num_examples < batch_size:
+        raise ConfigError(
+            f"config.train.batch_size = {batch_size} is more than the {num_examples} training "
+            "examples; an epoch needs at least one whole batch"
+        )
+    steps_per_epoch = num_examples // batch_size
+    total_steps = steps_per_epoch * config.train.epochs
+    schedule = optax.cosine_decay_schedule(opt.learning_rate, total_steps)
+    lr_sum = float(np.sum(np.asarray(schedule(np.arange(total_steps)), np.float64)))
+    effective = {"lr_sum": lr_sum}
+    momentum = opt.momentum or None
+    if opt.name == "sgd":
+        method = optax.sgd(schedule, momentum)
+    else:
+        present = set(jax.tree.leaves(optim.layer_labels(params)))
+        l1 = {label: opt.l1[label] for label in ("conv", "fc") if label in present}
+        beta = opt.beta
+        if opt.reference_lr_sum:
+            l1, beta = optim.rescale_l1(
+                l1, beta, lr_sum=lr_sum, reference_lr_sum=opt.reference_lr_sum
+            )
+        method = optim.beta_lasso(schedule, l1, beta, momentum=momentum)
+        effective["beta"] = beta
+        for label, value in l1.items():
+            effective[f"l1.{label}"] = value
+            effective[f"l1.{label} * lr_sum"] = value * lr_sum
+            effective[f"l1.{label} * beta"] = value * beta
+    if opt.weight_decay:
+        decay = optax.add_decayed_weights(
+            opt.weight_decay, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)
+        )
+        method = optax.chain(decay, method)
+    return Plan(steps_per_epoch, total_steps, schedule, method, effective)
+
+
+def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
+    """The order in which a run with `data.permute` sees the pixels; channels stay together."""
+    pixels = math.prod(image_shape[:-1])
+    return np.asarray(jax.random.permutation(key_for(seed, PERMUTATION), pixels))
+
+
+def make_arrange(config: Any, image_shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
+    """The function from stored images [B, *image_shape] to the model's input: scale, permute.
+
+    The permutation comes after augmentation, so that shifts and flips are those of real images.
+    """
+    if not config.data.permute:
+        return data.normalize
+    order = permutation(config.seed, image_shape)
+
+    def arrange(images: jax.Array) -> jax.Array:
+        flat = data.normalize(images).reshape(images.shape[0], -1, image_shape[-1])
+        return flat[:, order].reshape(images.shape)
+
+    return arrange
+
+
+def make_augment(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function (key, stored images) -> images of the configuration's augmentation."""
+    return functools.partial(
+        data.augment, crop=config.data.crop, flip=config.data.flip, cutout=config.data.cutout
+    )
+
+
+def make_initial_state(config: Any, model: nn.Module, plan: Plan, image_shape: Any) -> Any:
+    """The function () -> TrainState at step 0."""
+
+    def initial_state() -> TrainState:
+        inputs = jnp.zeros((2, *image_shape), jnp.float32)
+        variables = model.init(key_for(config.seed, INIT), inputs, train=False)
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, plan.tx.init(params))
+
+    return initial_state
+
+
+def make_train_steps(
+    config: Any,
+    model: nn.Module,
+    plan: Plan,
+    arrange: Callable[[jax.Array], jax.Array],
+    mesh: jax.sharding.Mesh,
+    *,
+    with_metrics: bool = True,
+) -> Callable[[TrainState, data.Split, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The function (state, train, count) -> (state, metrics) that takes `count` training steps.
+
+    `count` is traced, so that one program serves an epoch and any part of it; it must not lead
+    past the end of an epoch. The metrics are arrays [steps_per_epoch], filled up to `count`, of
+    loss and accuracy (before each update), learning rate and each layer's non-zeros (after it);
+    and `finite`, whether the state at the end holds neither NaN nor infinity.
+    """
+    batch_size, seed = config.train.batch_size, config.seed
+    augment = make_augment(config)
+
+    def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
+        inputs = arrange(augment(key_for(seed, AUGMENT, state.step), images))
+
+        def loss_fn(params: Any) -> Any:
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                inputs,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key_for(seed, DROPOUT, state.step)},
+            )
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            return loss, (updated["batch_stats"], jnp.mean(jnp.argmax(logits, -1) == labels))
+
+        (loss, (batch_stats, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = plan.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        row = {"train/loss": loss}
+        if with_metrics:
+            row["train/accuracy"] = accuracy
+            row["train/learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
+            for name, kernel in models.kernels(params).items():
+                row[f"sparsity/{name}/nonzeros"] = jnp.count_nonzero(kernel)
+        return TrainState(state.step + 1, params, batch_stats, opt_state), row
+
+    def train_steps(state: TrainState, train: data.Split, count: Any) -> Any:
+        epoch, first = jnp.divmod(state.step, plan.steps_per_epoch)
+        order = jax.random.permutation(key_for(seed, ORDER, epoch), train.labels.shape[0])
+
+        def body(index: Any, carry: Any) -> Any:
+            state, rows = carry
+            chosen = jax.lax.dynamic_slice(order, ((first + index) * batch_size,), (batch_size,))
+            chosen = jax.lax.with_sharding_constraint(chosen, sharding.batch_sharding(mesh))
+            state, row = train_step(state, train.images[chosen], train.labels[chosen])
+            return state, {name: rows[name].at[index].set(value) for name, value in row.items()}
+
+        batch = jax.tree.map(lambda leaf: leaf[:batch_size], train)
+        row = jax.eval_shape(train_step, state, *batch)[1]
+        rows = {name: jnp.zeros(plan.steps_per_epoch, leaf.dtype) for name, leaf in row.items()}
+        state, rows = jax.lax.fori_loop(0, count, body, (state, rows))
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
+        return state, rows | {"finite": finite.all()}
+
+    return train_steps

@@ -1,0 +1,359 @@
+"""The host's part of a run: call the compiled loop, write what came out, save, evaluate."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import linen as nn
+from numpy.typing import NDArray
+
+from lconv_jax import analysis, data, evaluate, metrics, models, sharding, steps
+from lconv_jax import config as config_lib
+from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.progress import make_progress
+from lconv_jax.state import TrainState
+from lconv_jax.workdir import CHECKPOINTS, open_workdir, write_summary
+
+# One call of the compiled loop is bounded to about this, so that a signal is answered in time.
+SECONDS_PER_CALL = 10.0
+# Units of the first layer that pictures and histograms are made of.
+_SHOWN_UNITS = 4096
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says what was kept and what to do."""
+
+
+class Stopped(Exception):  # noqa: N818, an order to stop is not an error
+    """The run was told to stop, and saved its state first."""
+
+    def __init__(self, signum: int, step: int):
+        name = signal.Signals(signum).name
+        super().__init__(f"{name}: saved at step {step}; the same command continues the run")
+        self.signum = signum
+
+
+class Experiment(NamedTuple):
+    """A configuration made concrete. Nothing is compiled yet."""
+
+    config: Any
+    dataset: data.Dataset
+    model: nn.Module
+    plan: steps.Plan
+    mesh: jax.sharding.Mesh
+    state_shapes: TrainState  # of jax.ShapeDtypeStruct, with shardings
+
+
+def prepare(config: Any) -> Experiment:
+    """Loads the data and builds model, optimizer and mesh.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what to do.
+    """
+    config_lib.validate(config)
+    dataset = data.load(
+        config.data.name,
+        config.data.data_dir or None,
+        validation=config.data.validation,
+        examples=config.data.examples,
+        seed=config.seed,
+    )
+    _check_augmentation(config, dataset.image_shape)
+    mesh = sharding.make_mesh(config.sharding.data, config.sharding.model)
+    if config.train.batch_size % mesh.shape["data"]:
+        raise config_lib.ConfigError(
+            f"config.train.batch_size = {config.train.batch_size} is not a multiple of the "
+            f"{mesh.shape['data']} devices it is split over"
+        )
+    model = models.create(
+        config.model.name,
+        alpha=config.model.alpha,
+        num_classes=dataset.num_classes,
+        kernel_size=config.model.kernel_size,
+        dropout=config.model.dropout,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+    inputs = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), inputs)
+    plan = steps.make_plan(config, len(dataset.train.labels), variables["params"])
+    shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
+    state_shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.tree_sharding(mesh, shapes),
+    )
+    return Experiment(config, dataset, model, plan, mesh, state_shapes)
+
+
+def _check_augmentation(config: Any, image_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError for an augmentation that the images do not allow."""
+    if config.data.flip and len(image_shape) != 3:
+        raise config_lib.ConfigError("config.data.flip needs images; these are signals")
+    side = min(image_shape[:-1])
+    for name in ("crop", "cutout"):
+        if config.data[name] >= side:
+            raise config_lib.ConfigError(
+                f"config.data.{name} = {config.data[name]} must be less than the images' side, "
+                f"{side}"
+            )
+
+
+def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Runs the experiment `config` in `workdir`, or continues it, and returns its summary.
+
+    Writes config.json, metrics.jsonl, TensorBoard events, checkpoints/<step>/, filters.png and
+    summary.json. A run that was stopped or killed and is called again ends with the same bits.
+
+    Raises:
+      ConfigError, DataError: before anything is compiled or written.
+      TrainingError: if the loss or a weight is no longer finite; the last checkpoint is kept.
+      Stopped: after SIGTERM or SIGINT, once the state is saved.
+    """
+    started = time.monotonic()
+    experiment = prepare(config)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(
+            open_workdir(workdir, config, data.digest(experiment.dataset))
+        )
+        checkpoints = stack.enter_context(
+            Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
+        )
+        signals = stack.enter_context(_deferred_signals())
+        step, state = checkpoints.restore(experiment.state_shapes) or (0, None)
+        if state is None:
+            state = initial_state(experiment)
+        writer = metrics.MetricsWriter(directory, through_step=step)
+        stack.callback(writer.close)
+        logging.info("%s; step %d of %d", directory, step, experiment.plan.total_steps)
+        state = _train(experiment, step, state, writer, checkpoints, signals)
+        summary = _summarise(experiment, state, writer.last, directory)
+        summary["time/wall_seconds"] = time.monotonic() - started
+        summary["resumed_at_step"] = step
+        write_summary(directory, summary)
+    return summary
+
+
+def initial_state(experiment: Experiment) -> TrainState:
+    """The state at step 0, laid out over the mesh."""
+    config, dataset, model, plan, _, shapes = experiment
+    make = steps.make_initial_state(config, model, plan, dataset.image_shape)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    return jax.jit(make, out_shardings=placement)()
+
+
+def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
+    """The compiled (state, train, count) -> (state, metrics); its first argument is donated."""
+    config, dataset, model, plan, mesh, shapes = experiment
+    arrange = steps.make_arrange(config, dataset.image_shape)
+    function = steps.make_train_steps(config, model, plan, arrange, mesh, **options)
+    everywhere = sharding.replicated(mesh)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    train = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dataset.train)
+    jitted = jax.jit(
+        function,
+        donate_argnums=0,
+        in_shardings=(placement, everywhere, everywhere),
+        out_shardings=(placement, everywhere),
+    )
+    return jitted.lower(shapes, train, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+
+
+def _train(
+    experiment: Experiment,
+    step: int,
+    state: TrainState,
+    writer: metrics.MetricsWriter,
+    checkpoints: Checkpoints,
+    signals: list[int],
+) -> TrainState:
+    """Takes the remaining steps; writes, evaluates and saves as it goes."""
+    config, plan = experiment.config, experiment.plan
+    if step == plan.total_steps:
+        return state
+    everywhere = sharding.replicated(experiment.mesh)
+    splits = {name: jax.device_put(split, everywhere) for name, split in _splits(experiment)}
+    run_steps = compile_train_steps(experiment)
+    run_evaluation = _make_evaluation(experiment, splits)
+    per_epoch, limit, saved = plan.steps_per_epoch, 1, step
+    with make_progress(plan.total_steps, per_epoch) as show:
+        while step < plan.total_steps:
+            count = min(per_epoch - step % per_epoch, limit)
+            begun = time.monotonic()
+            state, on_device = run_steps(state, splits["train"], jnp.int32(count))
+            fetched = jax.device_get(on_device)
+            seconds = time.monotonic() - begun
+            limit = max(1, int(SECONDS_PER_CALL * count / seconds))
+
+            finite = bool(fetched.pop("finite"))
+            rows = {name: values[:count] for name, values in fetched.items()}
+            _check_finite(rows["train/loss"], finite, step, saved)
+            lines = _lines(experiment, rows)
+            for at, line in enumerate(lines, start=step + 1):
+                if at % config.log.every_steps == 0 or at == plan.total_steps:
+                    writer.write(at, line)
+            step += count
+
+            finished = step == plan.total_steps
+            if step % per_epoch == 0:
+                writer.write_board(step, lines[-1])
+            if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
+                result = run_evaluation(state, step)
+                result["time/examples_per_second"] = count * config.train.batch_size / seconds
+                writer.write(step, result)
+                writer.write_board(step, result)
+                _write_weights(experiment, state, writer, step)
+            show(step, writer.last | lines[-1])
+            if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
+                writer.flush()
+                checkpoints.save(step, state)
+                saved = step
+            if signals and not finished:
+                raise Stopped(signals[0], step)
+    return state
+
+
+def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> Any:
+    """The function (state, step) -> metrics of the test and the validation split."""
+    config, model = experiment.config, experiment.model
+    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
+    augment = steps.make_augment(config)
+    run = evaluate.make_evaluate(model, augment, arrange, config.train.batch_size)
+
+    def run_evaluation(state: TrainState, step: int) -> dict[str, float]:
+        key = steps.key_for(config.seed, steps.STATISTICS, step)
+        result: dict[str, float] = {}
+        for split, name in (("test", "eval"), ("validation", "validation")):
+            if len(splits[split].labels):
+                found = run(state, splits["train"], splits[split], key)
+                result |= {f"{name}/{what}": value for what, value in found.items()}
+        return result
+
+    return run_evaluation
+
+
+def _splits(experiment: Experiment) -> Iterator[tuple[str, data.Split]]:
+    for name in ("train", "validation", "test"):
+        yield name, getattr(experiment.dataset, name)
+
+
+def _lines(experiment: Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """One dictionary of metrics a step, with what follows from the counts of non-zeros."""
+    kernels = models.kernels(experiment.state_shapes.params)
+    total = sum(kernel.size for kernel in kernels.values())
+    counts = [rows[f"sparsity/{name}/nonzeros"].astype(np.int64) for name in kernels]
+    nonzeros = np.sum(counts, axis=0)
+    log = experiment.config.log
+    columns = rows | {"sparsity/density": nonzeros / total}
+    columns |= metrics.description_estimate(
+        nonzeros,
+        1 - rows["train/accuracy"].astype(np.float64),
+        total=total,
+        num_examples=len(experiment.dataset.train.labels),
+        bits=log.bits_per_value,
+        delta=log.delta,
+    )
+    return [
+        {name: values[index].item() for name, values in columns.items()}
+        for index in range(len(nonzeros))
+    ]
+
+
+def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> None:
+    """Raises TrainingError, naming the first step at fault, unless all is finite."""
+    wrong = np.flatnonzero(~np.isfinite(losses))
+    if wrong.size == 0 and finite:
+        return
+    at = step + (wrong[0] + 1 if wrong.size else len(losses))
+    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+    raise TrainingError(
+        f"the {'loss' if wrong.size else 'state'} is not finite at step {at}; nothing of it was "
+        f"saved, {kept}. Lower config.optimizer.learning_rate, or check the data for extreme "
+        "values, and start in another --workdir"
+    )
+
+
+def _write_weights(
+    experiment: Experiment, state: TrainState, writer: metrics.MetricsWriter, step: int
+) -> None:
+    kernels = models.kernels(state.params)
+    filters = _first_filters(experiment, _first(kernels))
+    writer.write_weights(step, kernels, analysis.tile(analysis.choose_filters(filters, 64)))
+
+
+def _first(kernels: Mapping[str, Any]) -> Any:
+    """The kernel of the layer that sees the image."""
+    return kernels["conv1"] if "conv1" in kernels else kernels["fc1"]
+
+
+def _first_filters(experiment: Experiment, kernel: jax.Array) -> NDArray[np.float32]:
+    """First-layer filters [units, H, W, C] as images, the permutation of pixels undone."""
+    stride = -(-kernel.shape[-1] // _SHOWN_UNITS)
+    weights = _unpermuted(experiment, np.asarray(kernel[..., ::stride]))
+    return analysis.first_layer_filters(weights, experiment.dataset.image_shape)
+
+
+def _unpermuted(experiment: Experiment, weights: NDArray[Any]) -> NDArray[Any]:
+    """A dense first layer's weights with their rows in the order of the original pixels."""
+    config, image_shape = experiment.config, experiment.dataset.image_shape
+    if not config.data.permute or weights.ndim != 2:
+        return weights
+    by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
+    back = np.argsort(steps.permutation(config.seed, image_shape))
+    return by_pixel[back].reshape(weights.shape)
+
+
+def _summarise(
+    experiment: Experiment, state: TrainState, last: Mapping[str, Any], directory: str
+) -> dict[str, Any]:
+    """Draws filters.png and collects what summary.json says."""
+    kernels = models.kernels(state.params)
+    first = _first(kernels)
+    filters = analysis.choose_filters(_first_filters(experiment, first), 64)
+    analysis.save_filters(filters, os.path.join(directory, "filters.png"))
+    summary = {
+        "metrics": dict(last),
+        "weights": {name: kernel.size for name, kernel in kernels.items()},
+        "effective": experiment.plan.effective,
+        "num_examples": len(experiment.dataset.train.labels),
+        "config_sha256": config_lib.digest(experiment.config),
+        "data_sha256": data.digest(experiment.dataset),
+    }
+    if first.ndim == 2:
+        found = analysis.locality(
+            _unpermuted(experiment, np.asarray(first)), experiment.dataset.image_shape
+        )
+        summary["locality"] = found._asdict()
+    return summary
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
+
+    A second SIGINT interrupts at once. Off the main thread signals are left as they are.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""The run directory: one configuration, one data set, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from lconv_jax import config as config_lib
+from lconv_jax.metrics import METRICS_FILE, write_atomically
+
+CONFIG_FILE, SUMMARY_FILE, CHECKPOINTS = "config.json", "summary.json", "checkpoints"
+_PACKAGES = ("lconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str) -> Iterator[str]:
+    """Claims a run directory for this process and this configuration.
+
+    A new directory gets config.json. One that holds a run must hold this one: keys that decide
+    what is computed, and the data, must be equal. Other keys (see `config.is_free`) may change;
+    config.json then lists the change.
+
+    Yields:
+      The absolute path of the directory.
+
+    Raises:
+      ConfigError: if the directory holds another run, or another process is at work in it.
+    """
+    directory = os.path.abspath(os.path.expanduser(workdir))
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, ".lock"), "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise config_lib.ConfigError(
+                f"--workdir={directory} is in use by another process; wait for it or choose another"
+            ) from None
+        record = _compare(directory, dict(config_lib.flatten(config)), data_sha256)
+        write_atomically(os.path.join(directory, CONFIG_FILE), json.dumps(record, indent=2) + "\n")
+        yield directory
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Any:
+    """The `ConfigDict` of the run in a directory."""
+    with open(os.path.join(workdir, CONFIG_FILE), encoding="utf-8") as file:
+        return config_lib.unflatten(dict(config_lib.flatten(json.load(file)["config"])))
+
+
+def write_summary(directory: str, summary: dict[str, Any]) -> None:
+    """Writes summary.json: what came out, and what made it."""
+    made_by = {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+    }
+    text = json.dumps(summary | made_by, indent=2)
+    write_atomically(os.path.join(directory, SUMMARY_FILE), text + "\n")
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    return metadata.version(package)
+
+
+def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str, Any]:
+    """What config.json should say; raises if it says something else already."""
+    path = os.path.join(directory, CONFIG_FILE)
+    changes: list[dict[str, Any]] = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            stored = json.load(file)
+        before = dict(config_lib.flatten(stored["config"]))
+        changed = {
+            name: (before.get(name), flat.get(name))
+            for name in sorted({*before, *flat})
+            if before.get(name) != flat.get(name)
+        }
+        fixed = [
+            f"  config.{name}: {old!r} there, {new!r} here"
+            for name, (old, new) in changed.items()
+            if not config_lib.is_free(name)
+        ]
+        if stored["data_sha256"] != data_sha256:
+            fixed.append("  the data: their contents are not the same")
+        if fixed:
+            raise config_lib.ConfigError(
+                f"--workdir={directory} holds another run, which differs in\n"
+                + "\n".join(fixed)
+                + "\nchoose another --workdir, or give that run's configuration to continue it"
+            )
+        changes = stored["changes"] + [
+            {"key": name, "from": old, "to": new} for name, (old, new) in changed.items()
+        ]
+    else:
+        for name in (METRICS_FILE, CHECKPOINTS):
+            if os.path.exists(os.path.join(directory, name)):
+                raise config_lib.ConfigError(
+                    f"--workdir={directory} has {name} but no {CONFIG_FILE}, so it cannot be "
+                    "continued and would be overwritten; choose another --workdir"
+                )
+    config = config_lib.unflatten(flat).to_dict()
+    return {"config": config, "data_sha256": data_sha256, "changes": changes}

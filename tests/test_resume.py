@@ -1,0 +1,155 @@
+"""Kills, signals and damage, each in a real process: the run ends with the bits it would have."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lconv_jax import metrics
+from lconv_jax.checkpoint import DAMAGED
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def _start(workdir, *overrides):
+    command = [sys.executable, "-m", "lconv_jax.main", "--config=tests/tiny_config.py"]
+    command += [f"--workdir={workdir}", *overrides]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _run(workdir, *overrides):
+    process = _start(workdir, *overrides)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def _timeless(workdir):
+    lines = metrics.read_metrics(workdir)
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def _final_digests(workdir):
+    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    return newest, (workdir / "checkpoints" / str(newest) / "digests" / "metadata").read_text()
+
+
+def _assert_same_run(workdir, reference):
+    assert _final_digests(workdir) == _final_digests(reference)
+    assert _timeless(workdir) == _timeless(reference)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("reference")
+    status, out, err = _run(workdir)
+    assert status == 0, err
+    assert "test accuracy: 0.9" in out
+    assert err == "", "a run without a terminal is quiet"
+    return workdir
+
+
+def _wait_for_steps(process, workdir, count):
+    """Returns once metrics.jsonl has `count` lines, or the process has ended."""
+    path = workdir / metrics.METRICS_FILE
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.005)
+
+
+def test_sigkill_at_any_moment_and_again(reference, tmp_path):
+    moments = random.Random(0)
+    for _ in range(3):
+        process = _start(tmp_path)
+        # Anywhere from the first metrics on: within a call, an evaluation, a save.
+        _wait_for_steps(process, tmp_path, moments.randrange(1, 100))
+        time.sleep(moments.random() * 0.2)
+        process.kill()
+        process.communicate()
+    status, _, err = _run(tmp_path)
+    assert status == 0, err
+    _assert_same_run(tmp_path, reference)
+
+
+def test_sigterm_saves_and_the_run_goes_on(reference, tmp_path):
+    process = _start(tmp_path)
+    _wait_for_steps(process, tmp_path, 20)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: saved at step" in err
+    step = int(err.split("saved at step ")[1].split(";")[0])
+    assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    assert _run(tmp_path)[0] == 0
+    _assert_same_run(tmp_path, reference)
+
+
+def _cut_back(workdir):
+    """Makes a finished run one that was killed after its newest checkpoint."""
+    (workdir / "summary.json").unlink()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "flip"])
+def test_a_damaged_newest_checkpoint_is_set_aside(reference, tmp_path, damage):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    _cut_back(workdir)
+    newest, _ = _final_digests(workdir)
+    folder = workdir / "checkpoints" / str(newest) / "state"
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
+    content = bytearray(largest.read_bytes())
+    if damage == "truncate":
+        largest.write_bytes(content[: len(content) // 2])
+    elif damage == "delete":
+        shutil.rmtree(folder)
+    else:
+        content[len(content) // 2] ^= 1
+        largest.write_bytes(content)
+    status, _, err = _run(workdir)
+    assert status == 0, err
+    assert f"Checkpoint {newest} is damaged" in err
+    assert (workdir / "checkpoints" / DAMAGED / str(newest)).is_dir()
+    _assert_same_run(workdir, reference)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--config.optimizer.beta=6", "config.optimizer.beta: 5.0 there, 6.0 here"),
+        ("--config.train.epochs=0", "config.train.epochs = 0 must be ≥ 1"),
+        ("--config.train.epoch=3", "epochs"),
+        ("--config.train.epochs=many", "many"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_and_nothing_changes(reference, override, says):
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.name != ".lock"}
+    status, _, err = _run(reference, override)
+    assert status != 0
+    assert says in err
+    after = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.name != ".lock"}
+    assert before == after
+
+
+def test_a_run_that_diverges_exits_with_its_reason(tmp_path):
+    overrides = ("--config.optimizer.learning_rate=1e30", "--config.optimizer.beta=0")
+    status, _, err = _run(tmp_path, *overrides)
+    assert status == 1
+    assert "error: the loss is not finite at step" in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_is_reported_and_the_checkpoint_survives(reference, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(reference, workdir)
+    json.loads((workdir / "summary.json").read_text())

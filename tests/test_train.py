@@ -1,0 +1,255 @@
+"""The loop in one process: what it computes, what it writes, what it refuses."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lconv_jax import analysis, data, evaluate, mdl, metrics, models, steps, train, workdir
+from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.config import ConfigError
+from tests import tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: (directory, config, summary)."""
+    directory = tmp_path_factory.mktemp("run")
+    config = tiny_config.get_config()
+    return directory, config, train.train_and_evaluate(config, directory)
+
+
+def _restored(directory, config):
+    experiment = train.prepare(config)
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        return experiment, *checkpoints.restore(experiment.state_shapes)
+
+
+def test_it_learns_and_becomes_sparse(finished):
+    directory, _, summary = finished
+    assert summary["metrics"]["eval/accuracy"] > 0.9
+    assert summary["metrics"]["sparsity/density"] < 0.5
+    steps_seen, losses = metrics.column(metrics.read_metrics(directory), "train/loss")
+    assert losses[-5:].mean() < 0.5 * losses[:5].mean()
+    np.testing.assert_array_equal(steps_seen, np.arange(1, len(losses) + 1))
+
+
+def test_logged_nonzeros_are_those_of_the_parameters(finished):
+    directory, config, summary = finished
+    _, step, state = _restored(directory, config)
+    assert step == summary["metrics"]["step"]
+    for name, kernel in models.kernels(state.params).items():
+        logged = summary["metrics"][f"sparsity/{name}/nonzeros"]
+        assert logged == np.count_nonzero(np.asarray(kernel))
+    threshold = config.optimizer.beta * config.optimizer.l1.conv
+    weights = np.abs(np.asarray(state.params["conv1"]["kernel"]))
+    assert weights[weights > 0].min() >= np.float32(threshold)
+
+
+def test_logged_estimates_follow_from_the_logged_counts(finished):
+    directory, config, _ = finished
+    experiment = train.prepare(config)
+    sizes = {name: k.size for name, k in models.kernels(experiment.state_shapes.params).items()}
+    total, examples = sum(sizes.values()), len(experiment.dataset.train.labels)
+    for line in metrics.read_metrics(directory):
+        if "train/loss" not in line:
+            continue
+        nonzeros = sum(line[f"sparsity/{name}/nonzeros"] for name in sizes)
+        assert line["sparsity/density"] == nonzeros / total
+        bits = mdl.theorem2_bits(nonzeros, nonzeros + 1, total, 32)
+        assert line["mdl/estimate_bits"] == bits
+        bound = mdl.occam_bound(1 - line["train/accuracy"], bits, examples, 0.05 / total)
+        assert line["mdl/estimate_bound"] == pytest.approx(float(bound), rel=1e-6)
+
+
+def test_a_certificate_is_never_claimed_by_the_loop(finished):
+    directory, _, _ = finished
+    names = {name for line in metrics.read_metrics(directory) for name in line}
+    assert not names & {"mdl/bits", "mdl/occam_bound", "mdl/kl_bound"}
+
+
+def test_the_logged_learning_rate_is_the_cosine(finished):
+    directory, config, _ = finished
+    at, rates = metrics.column(metrics.read_metrics(directory), "train/learning_rate")
+    expected = 0.5 * config.optimizer.learning_rate * (1 + np.cos(np.pi * (at - 1) / len(at)))
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_the_run_directory_holds_what_it_should(finished):
+    directory, config, summary = finished
+    assert workdir.read_config(directory) == config
+    stored = json.loads((directory / "summary.json").read_text())
+    assert stored["metrics"] == summary["metrics"]
+    assert stored["effective"]["l1.conv * beta"] == pytest.approx(1e-2)
+    assert set(stored["versions"]) >= {"jax", "flax", "optax"}
+    assert (directory / "filters.png").stat().st_size > 1000
+    assert len(list(directory.glob("events.out.tfevents.*"))) == 1
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        assert len(checkpoints.steps()) == config.checkpoint.keep
+
+
+def test_tensorboard_events_hold_scalars_histograms_and_filters(finished):
+    from tensorboardX.proto import event_pb2
+
+    directory, _, summary = finished
+    (path,) = directory.glob("events.out.tfevents.*")
+    raw, found, at = path.read_bytes(), {}, 0
+    while at < len(raw):  # TFRecord: length, its checksum, the event, its checksum
+        length = int.from_bytes(raw[at : at + 8], "little")
+        event = event_pb2.Event.FromString(raw[at + 12 : at + 12 + length])
+        found |= {value.tag: value for value in event.summary.value}
+        at += 16 + length
+    last = found["eval/accuracy"].simple_value
+    assert last == pytest.approx(summary["metrics"]["eval/accuracy"])
+    assert found["filters"].image.encoded_image_string[:4] == b"\x89PNG"
+    assert sum(found["weights/conv1"].histo.bucket) > 0
+
+
+def test_how_the_steps_are_grouped_changes_nothing():
+    config = tiny_config.get_config()
+    experiment = train.prepare(config)
+    run = train.compile_train_steps(experiment)
+    split = jax.device_put(experiment.dataset.train)
+    ends = []
+    for groups in [(6,), (1, 2, 3)]:
+        state, losses = train.initial_state(experiment), []
+        for count in groups:
+            state, rows = run(state, split, jnp.int32(count))
+            losses += list(np.asarray(rows["train/loss"])[:count])
+        ends.append((jax.device_get(state), losses))
+    assert ends[0][1] == ends[1][1]
+    jax.tree.map(np.testing.assert_array_equal, ends[0][0], ends[1][0])
+
+
+def test_a_finished_run_called_again_says_the_same(finished):
+    directory, config, summary = finished
+    before = (directory / "metrics.jsonl").read_text()
+    again = train.train_and_evaluate(config, directory)
+    assert again["metrics"] == summary["metrics"]
+    assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished):
+    directory, config, _ = finished
+    other = config.copy_and_resolve_references()
+    other.optimizer.beta = 7.0
+    other.seed = 5
+    with pytest.raises(ConfigError, match=r"(?s)config.optimizer.beta: 5.0 there, 7.0 here.*seed"):
+        train.train_and_evaluate(other, directory)
+    free = config.copy_and_resolve_references()
+    free.checkpoint.keep = 3
+    train.train_and_evaluate(free, directory)
+    stored = json.loads((directory / "config.json").read_text())
+    assert stored["changes"] == [{"key": "checkpoint.keep", "from": 2, "to": 3}]
+
+
+def test_a_directory_with_someone_else_s_checkpoints_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"has checkpoints but no config\.json"):
+        train.train_and_evaluate(tiny_config.get_config(), tmp_path)
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    config = tiny_config.get_config()
+    refused = pytest.raises(ConfigError, match="in use by another process")
+    with workdir.open_workdir(tmp_path, config, "sha"), refused:
+        train.train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("train.batch_size", 5000, "config.train.batch_size = 5000 is more than the"),
+        ("data.crop", 8, "config.data.crop = 8 must be less than the images' side, 8"),
+        ("data.cutout", 9, "config.data.cutout = 9 must be less than"),
+        ("sharding.data", 64, "config.sharding asks for 64 × 1 devices"),
+        ("data.name", "no_such_set", "no_such_set"),
+    ],
+)
+def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path, key, value, says):
+    config = tiny_config.get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=says):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
+    config = tiny_config.get_config("sgd")
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(train.TrainingError, match=r"not finite at step \d+; nothing of it was"):
+        train.train_and_evaluate(config, tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == []
+
+
+def test_reference_lr_sum_keeps_budget_and_threshold():
+    config = tiny_config.get_config()
+    config.optimizer.reference_lr_sum = 1000.0
+    effective = train.prepare(config).plan.effective
+    assert effective["l1.conv * lr_sum"] == pytest.approx(2e-3 * 1000)
+    assert effective["l1.conv * beta"] == pytest.approx(2e-3 * 5)
+    assert effective["l1.conv"] > 2e-3
+
+
+def test_permuted_pixels_are_the_same_pixels():
+    config = tiny_config.get_config()
+    config.data.permute = True
+    images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+    shown = np.asarray(steps.make_arrange(config, (8, 8, 1))(jnp.asarray(images)))
+    order = steps.permutation(config.seed, (8, 8, 1))
+    assert sorted(order) == list(range(64))
+    back = shown.reshape(2, 64)[:, np.argsort(order)].reshape(images.shape)
+    np.testing.assert_array_equal(back, np.asarray(data.normalize(jnp.asarray(images))))
+
+
+@pytest.mark.parametrize("count", [5, 128, 300])
+def test_evaluation_counts_every_example_once(count):
+    config = tiny_config.get_config()
+    experiment = train.prepare(config)
+    state = train.initial_state(experiment)
+    split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), experiment.dataset.test)
+    whole = jax.tree.map(jnp.asarray, experiment.dataset.train)
+    arrange = steps.make_arrange(config, (8, 8, 1))
+    run = evaluate.make_evaluate(experiment.model, lambda _, images: images, arrange, 128)
+    key = jax.random.key(0)
+    found = run(state, whole, split, key)
+    batches = min(evaluate.BN_BATCHES, len(whole.labels) // 128)
+    order = jax.random.permutation(jax.random.split(key)[0], len(whole.labels))
+    chosen = order[: batches * 128].reshape(batches, 128)
+    inputs = jnp.stack([arrange(whole.images[index]) for index in chosen])
+    stats = evaluate.pooled_batch_stats(experiment.model, state.params, state.batch_stats, inputs)
+    variables = {"params": state.params, "batch_stats": stats}
+    logits = experiment.model.apply(variables, arrange(split.images), train=False)
+    correct = np.asarray(jnp.argmax(logits, -1) == split.labels)
+    assert found["accuracy"] == correct.sum() / len(correct)
+    log_p = jax.nn.log_softmax(logits)[np.arange(len(correct)), split.labels]
+    assert found["loss"] == pytest.approx(-float(log_p.mean()), rel=1e-5)
+
+
+def test_pooled_statistics_are_those_of_all_the_examples():
+    # The first layer sees its inputs unnormalised, so pooling must be exact there.
+    config = tiny_config.get_config()
+    experiment = train.prepare(config)
+    state = train.initial_state(experiment)
+    inputs = data.normalize(jnp.asarray(experiment.dataset.train.images[:512])) + 3.0
+    stats = evaluate.pooled_batch_stats(
+        experiment.model, state.params, state.batch_stats, inputs.reshape(4, 128, 8, 8, 1)
+    )
+    before = inputs.reshape(512, -1) @ state.params["conv1"]["kernel"]
+    np.testing.assert_allclose(stats["bn_conv1"]["mean"], before.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(stats["bn_conv1"]["var"], before.var(0), rtol=1e-3)
+
+
+def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path):
+    config = tiny_config.get_config()
+    config.data.permute = True
+    config.train.epochs = 4
+    summary = train.train_and_evaluate(config, tmp_path)
+    _, _, state = _restored(tmp_path, config)
+    kernel = np.asarray(state.params["conv1"]["kernel"])
+    back = np.argsort(steps.permutation(config.seed, (8, 8, 1)))
+    assert summary["locality"] == analysis.locality(kernel[back], (8, 8, 1))._asdict()
