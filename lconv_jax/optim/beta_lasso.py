@@ -1,0 +1,176 @@
+"""β-lasso: stochastic gradient descent that learns which weights to have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from lconv_jax.optim.subgradient import add_l1_subgradient
+from lconv_jax.optim.threshold import hard_threshold
+from lconv_jax.optim.values import (
+    Labels,
+    Value,
+    Values,
+    at_state,
+    check_params,
+    check_values,
+    map_regularised,
+    map_values,
+)
+
+
+def beta_lasso(
+    learning_rate: optax.ScalarOrSchedule,
+    l1: Values,
+    beta: Value = 50.0,
+    *,
+    labels: Labels = None,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""β-lasso: an L1 subgradient step, then a hard threshold.
+
+    .. math::
+      \begin{align*}
+        \theta &\leftarrow \theta - \eta \left( g + \lambda \operatorname{sign}(\theta) \right) \\
+        \theta_i &\leftarrow 0 \quad \text{where } |\theta_i| < \beta \lambda
+      \end{align*}
+
+    where :math:`g` is the gradient of the loss. β = 0 is the subgradient method for the lasso,
+    which hardly ever makes a weight zero; β = 50 is the choice of the paper. After each step a
+    regularised weight is exactly 0.0 or at least βλ in size, and a zero comes back only if a single
+    step takes it there: if :math:`\eta |g| \ge \beta \lambda`.
+
+    Like ``optax.sgd`` this is a whole optimizer, with the :math:`-\eta` inside. What comes before
+    it in a chain changes the gradient alone: ``chain(clip_by_global_norm(1.0), beta_lasso(...))``,
+    ``chain(scale_by_adam(), beta_lasso(...))``. What is an optimizer itself does not go before it:
+    ``chain(adam(lr), beta_lasso(...))`` would change the sign twice and climb. It is the same as ::
+
+      chain(
+          add_l1_subgradient(l1, labels),
+          scale_by_learning_rate(learning_rate),
+          hard_threshold(beta * l1, labels),
+      )
+
+    With ``momentum`` μ, which the paper does not use, a trace of the loss's gradients
+    :math:`m \leftarrow g + \mu m` takes the place of :math:`g` (with ``nesterov``,
+    :math:`g + \mu m` does). The L1 step stays outside, so that it is λη at each step whatever μ is;
+    and where a weight is made zero, so is :math:`m`, so that it does not come back by a momentum
+    that it gained before.
+
+    Args:
+      learning_rate: η, a number or a schedule (a function of the number of updates so far).
+      l1: λ, a number or a schedule, or a mapping from labels to these.
+      beta: β, a number or a schedule. The threshold is the product of the numbers as they are
+        given, rounded to float32.
+      labels: which leaf has which label: a pytree of strings that is a prefix of the parameters,
+        or a function from the parameters to one. It is evaluated when the update is traced and
+        never stored in the state. Leaves labelled "none", or with a label that the mapping lacks,
+        take plain gradient steps. By default, for a number, all leaves of two or more dimensions
+        are regularised; for a mapping, the labels are those of :func:`layer_labels`.
+      momentum: μ; None for none.
+      nesterov: whether the momentum is Nesterov's.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``. Its state is that of the parts, after an
+      ``optax.TraceState`` if there is momentum.
+
+    Raises:
+      ValueError: if λ or β is negative or not finite (numbers that are traced, as under
+        ``optax.inject_hyperparams``, are not checked); at ``init`` if no leaf is regularised or a
+        key of the mapping is no leaf's label; at ``update`` if the parameters are not given.
+
+    Example:
+      Of ten features, three matter:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from lconv_jax import beta_lasso
+      >>> inputs = jax.random.normal(jax.random.key(0), (100, 10))
+      >>> truth = jnp.zeros((10, 1)).at[:3, 0].set(jnp.array([1.0, -2.0, 0.5]))
+      >>> def loss(params):
+      ...     return jnp.mean((inputs @ (params["kernel"] - truth)) ** 2)
+      >>> tx = beta_lasso(learning_rate=0.1, l1=0.002, beta=50.0)
+      >>> params = {"kernel": jnp.full((10, 1), 0.3)}
+      >>> state = tx.init(params)
+      >>> @jax.jit
+      ... def step(params, state):
+      ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+      ...     return optax.apply_updates(params, updates), state
+      >>> for _ in range(50):
+      ...     params, state = step(params, state)
+      >>> [f"{weight:.2f}" for weight in params["kernel"][:, 0]]
+      ['1.00', '-2.00', '0.50', '0.00', '0.00', '0.00', '0.00', '0.00', '0.00', '0.00']
+      >>> int(jnp.count_nonzero(params["kernel"]))
+      3
+
+      A λ for each kind of layer, by the layers' names:
+
+      >>> params = {"conv1": {"kernel": jnp.ones((27, 8))}, "fc1": {"kernel": jnp.ones((8, 2))}}
+      >>> tx = beta_lasso(optax.cosine_decay_schedule(0.1, 1000), {"conv": 2e-5, "fc": 1e-6})
+      >>> state = tx.init(params)
+
+    Reference:
+      Neyshabur, `Towards Learning Convolutions from Scratch
+      <https://arxiv.org/abs/2007.13657>`_, NeurIPS 2020, Algorithm 1
+    """
+    check_values("l1", l1)
+    if isinstance(beta, Mapping):
+        raise ValueError(f"beta must be a number or a schedule, got {beta}; l1 may be a mapping")
+    check_values("beta", beta)
+    threshold = map_values(lambda value: _product(beta, value), l1)
+    step = optax.chain(
+        add_l1_subgradient(l1, labels),
+        optax.scale_by_learning_rate(learning_rate),
+        hard_threshold(threshold, labels),
+    )
+    if momentum is None:
+        return step
+    return _with_momentum(step, optax.trace(momentum, nesterov), threshold, labels)
+
+
+def _product(beta: Value, l1: Value) -> Value:
+    if not callable(beta) and not callable(l1):
+        return beta * l1
+    factors = [beta, l1]
+
+    def scheduled(count: ArrayLike) -> ArrayLike:
+        beta, l1 = (factor(count) if callable(factor) else factor for factor in factors)
+        return beta * l1
+
+    return scheduled
+
+
+def _with_momentum(
+    step: optax.GradientTransformationExtraArgs,
+    trace: optax.GradientTransformation,
+    threshold: Values,
+    labels: Labels,
+) -> optax.GradientTransformationExtraArgs:
+    """`trace` and then `step`, which ends in `hard_threshold(threshold, labels)`."""
+
+    def init_fn(params: Any) -> Any:
+        return trace.init(params), step.init(params)
+
+    def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        check_params(params)
+        trace_state, step_state = state
+        updates, trace_state = trace.update(updates, trace_state, params)
+        updates, new_step_state = step.update(updates, step_state, params, **extra_args)
+
+        # An update of exactly −θ is the threshold's: had the step led to zero by itself, the
+        # threshold would have acted too. Only with a threshold of 0 it never does.
+        def clear(moment: jax.Array, param: jax.Array, value: Any, update: jax.Array) -> Any:
+            return jnp.where((update == -param) & (value > 0), 0, moment)
+
+        thresholds = at_state(threshold, step_state[-1])
+        cleared = map_regularised(clear, thresholds, labels, trace_state.trace, params, updates)
+        return updates, (trace_state._replace(trace=cleared), new_step_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

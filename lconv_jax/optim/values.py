@@ -1,0 +1,173 @@
+"""Strengths that may differ by label and by step, and transformations that apply them.
+
+A strength (λ, or a threshold) is a number, a schedule, or a mapping from labels to these. What it
+is for one leaf at one step is worked out here, once, for all transformations of the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from lconv_jax.optim import labels as labels_lib
+
+Value: TypeAlias = ArrayLike | Callable[[Any], Any]
+Values: TypeAlias = Value | Mapping[str, Value]
+Labels: TypeAlias = Any  # a pytree prefix of strings, a function of the parameters, or None
+
+
+class CountState(NamedTuple):
+    """The number of updates so far, kept where a strength is a schedule."""
+
+    count: jax.Array  # type: ignore[assignment]  # int32 scalar; tuple.count, as in optax
+
+
+def check_values(name: str, values: Any) -> None:
+    """Raises a ValueError unless `values` can be strengths.
+
+    A concrete number must be finite and not negative. Schedules and traced numbers, as under
+    `optax.inject_hyperparams`, have no value yet and are not looked at.
+    """
+    if isinstance(values, Mapping):
+        if not values:
+            raise ValueError(f"{name} is an empty mapping; it must have at least one label")
+        for label, value in values.items():
+            if not isinstance(label, str):
+                raise ValueError(f"{name} has the key {label!r}; labels are strings")
+            if label == labels_lib.NONE:
+                raise ValueError(
+                    f"{name} has the key {label!r}, the label of parameters that are left alone"
+                )
+            if isinstance(value, Mapping):
+                raise ValueError(f"{name}[{label!r}] must be a number or a schedule, got {value}")
+            check_values(f"{name}[{label!r}]", value)
+    elif not callable(values):
+        _check_number(name, values)
+
+
+def _check_number(name: str, value: Any) -> None:
+    accepted = "a finite number that is not negative, or a schedule"
+    if isinstance(value, jax.core.Tracer):
+        array: Any = value
+    else:
+        try:
+            array = np.asarray(None if isinstance(value, str) else value, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be {accepted}, got {value!r}") from None
+        if not array.ndim and not (math.isfinite(array) and array >= 0):
+            raise ValueError(f"{name} must be {accepted}, got {value!r}")
+    if array.ndim:
+        raise ValueError(f"{name} must be {accepted}, got an array of shape {array.shape}")
+
+
+def check_params(params: Any) -> None:
+    """Raises a ValueError if an update came without parameters."""
+    if params is None:
+        raise ValueError(
+            "params is None, but this transformation needs the current parameters: call "
+            "update(grads, state, params)"
+        )
+
+
+def map_values(fn: Callable[..., Any], values: Values) -> Any:
+    """`fn` of the one value, or of each value of a mapping."""
+    if isinstance(values, Mapping):
+        return {label: fn(value) for label, value in values.items()}
+    return fn(values)
+
+
+def is_scheduled(values: Values) -> bool:
+    """Whether any of the values depends on the step."""
+    return any(map(callable, values.values() if isinstance(values, Mapping) else [values]))
+
+
+def at_state(values: Values, state: Any) -> Any:
+    """The values with each schedule replaced by what it gives at the state's count."""
+    return map_values(lambda value: value(state.count) if callable(value) else value, values)
+
+
+def map_regularised(
+    fn: Callable[..., Any], values: Any, labels: Labels, tree: Any, params: Any, *rest: Any
+) -> Any:
+    """`fn(leaf, param, value, *others)` on leaves whose label has a value; others stay as they are.
+
+    Args:
+      fn: function of one leaf of `tree`, of `params`, the value, and the leaves of `rest`.
+      values: number or mapping from labels to numbers. A plain number is that of every label but
+        "none".
+      labels: prefix, function or None, see `labels.resolve_labels`.
+      tree: what is mapped; where it has None, the result has.
+      params: the parameters.
+      *rest: trees of the same structure.
+    """
+
+    def on_leaf(leaf: Any, param: Any, label: Any, *others: Any) -> Any:
+        known = not isinstance(values, Mapping) or label in values
+        if leaf is None or label == labels_lib.NONE or not known:
+            return leaf
+        value = values[label] if isinstance(values, Mapping) else values
+        return fn(jnp.asarray(leaf), jnp.asarray(param), value, *others)
+
+    by_leaf = labels_lib.resolve_labels(labels, values, params)
+    return jax.tree.map(on_leaf, tree, params, by_leaf, *rest, is_leaf=lambda leaf: leaf is None)
+
+
+def elementwise(
+    name: str,
+    values: Values,
+    labels: Labels,
+    fn: Callable[[jax.Array, jax.Array, ArrayLike], jax.Array],
+) -> optax.GradientTransformation:
+    """The transformation u ← fn(u, θ, value) of the leaves that have a value.
+
+    Args:
+      name: what the values are called in error messages.
+      values: number or schedule, or a mapping from labels to these.
+      labels: prefix, function or None, see `labels.resolve_labels`.
+      fn: elementwise function of an update, its parameter and a number.
+
+    Raises:
+      ValueError: here for a value that is no strength; at `init` if no leaf is regularised or a
+        key of the mapping is no leaf's label; at `update` if the parameters are missing.
+    """
+    check_values(name, values)
+
+    def init_fn(params: Any) -> Any:
+        _check_labels(name, values, labels, params)
+        return CountState(jnp.zeros([], jnp.int32)) if is_scheduled(values) else optax.EmptyState()
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params(params)
+        updates = map_regularised(fn, at_state(values, state), labels, updates, params)
+        if is_scheduled(values):
+            state = CountState(optax.safe_increment(state.count))
+        return updates, state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> None:
+    # No leaves: a group of `optax.partition` that is empty, or the placeholder with which
+    # `optax.tree.map_params` asks for the state's structure.
+    if not jax.tree.leaves(params):
+        return
+    present = set(jax.tree.leaves(labels_lib.resolve_labels(labels, values, params)))
+    if isinstance(values, Mapping):
+        for label in values:
+            if label not in present:
+                raise ValueError(
+                    f"{name} has the key {label!r}, which is the label of no parameter; the "
+                    f"labels are {sorted(present)}"
+                )
+    elif present <= {labels_lib.NONE}:
+        raise ValueError(
+            f"{name} has nothing to act on: every parameter is labelled 'none'. Without `labels`, "
+            "parameters of fewer than two dimensions are"
+        )

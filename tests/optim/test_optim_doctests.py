@@ -1,0 +1,48 @@
+"""The examples of docstrings and of the documentation's page run; importing loads little."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lconv_jax.optim
+
+PAGE = Path(__file__).parents[2] / "docs" / "optimizer.md"
+MODULES = sorted(
+    module.name for module in pkgutil.iter_modules(lconv_jax.optim.__path__, "lconv_jax.optim.")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    # `lconv_jax.optim.beta_lasso` is the function; the module of that name is in sys.modules.
+    importlib.import_module(name)
+    results = doctest.testmod(sys.modules[name])
+    assert results.failed == 0
+
+
+def test_every_public_function_has_an_example():
+    for name in lconv_jax.optim.__all__:
+        assert ">>> " in getattr(lconv_jax.optim, name).__doc__, name
+
+
+def test_page():
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    scope = {"__name__": "docs"}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), scope)
+
+
+def test_import_loads_little():
+    code = (
+        "import sys, lconv_jax, lconv_jax.optim; "
+        "print([m for m in ('flax', 'matplotlib', 'tensorflow', 'sklearn') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
