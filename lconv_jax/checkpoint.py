@@ -7,7 +7,6 @@ checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part)
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
+from absl import logging
 
 DAMAGED = "damaged"
 _STATE, _DIGESTS = "state", "digests"
@@ -31,8 +30,6 @@ class Checkpoints:
         self.directory = os.path.abspath(directory)
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
-        # Orbax reports each of its phases at level INFO or WARNING; a run has its own progress.
-        logging.getLogger("orbax").setLevel(logging.ERROR)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -98,7 +95,7 @@ class Checkpoints:
         os.makedirs(os.path.dirname(aside), exist_ok=True)
         os.rename(os.path.join(self.directory, str(step)), aside)
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        absl_logging.warning(
+        logging.warning(
             "Checkpoint %d is damaged (%s); it was moved to %s and the one before it is used.",
             step,
             reason,

@@ -68,7 +68,9 @@ def prepare(config: Any) -> Experiment:
         examples=config.data.examples,
         seed=config.seed,
     )
-    _check_augmentation(config, dataset.image_shape)
+    # Traced here, so that an augmentation that the images do not allow is refused early.
+    batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
+    jax.eval_shape(lambda x: steps.make_augment(config)(jax.random.key(0), x), batch)
     mesh = sharding.make_mesh(config.sharding.data, config.sharding.model)
     if config.train.batch_size % mesh.shape["data"]:
         raise config_lib.ConfigError(
@@ -93,19 +95,6 @@ def prepare(config: Any) -> Experiment:
         sharding.tree_sharding(mesh, shapes),
     )
     return Experiment(config, dataset, model, plan, mesh, state_shapes)
-
-
-def _check_augmentation(config: Any, image_shape: tuple[int, ...]) -> None:
-    """Raises ConfigError for an augmentation that the images do not allow."""
-    if config.data.flip and len(image_shape) != 3:
-        raise config_lib.ConfigError("config.data.flip needs images; these are signals")
-    side = min(image_shape[:-1])
-    for name in ("crop", "cutout"):
-        if config.data[name] >= side:
-            raise config_lib.ConfigError(
-                f"config.data.{name} = {config.data[name]} must be less than the images' side, "
-                f"{side}"
-            )
 
 
 def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def _restored(directory, config):
 
 def test_it_learns_and_becomes_sparse(finished):
     directory, _, summary = finished
-    assert summary["metrics"]["eval/accuracy"] > 0.9
+    assert summary["metrics"]["eval/accuracy"] > 0.8
     assert summary["metrics"]["sparsity/density"] < 0.5
     steps_seen, losses = metrics.column(metrics.read_metrics(directory), "train/loss")
     assert losses[-5:].mean() < 0.5 * losses[:5].mean()
@@ -82,7 +82,7 @@ def test_the_run_directory_holds_what_it_should(finished):
     assert workdir.read_config(directory) == config
     stored = json.loads((directory / "summary.json").read_text())
     assert stored["metrics"] == summary["metrics"]
-    assert stored["effective"]["l1.conv * beta"] == pytest.approx(1e-2)
+    assert stored["effective"]["l1.conv * beta"] == pytest.approx(4e-2)
     assert set(stored["versions"]) >= {"jax", "flax", "optax"}
     assert (directory / "filters.png").stat().st_size > 1000
     assert len(list(directory.glob("events.out.tfevents.*"))) == 1
@@ -136,7 +136,7 @@ def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished
     other = config.copy_and_resolve_references()
     other.optimizer.beta = 7.0
     other.seed = 5
-    with pytest.raises(ConfigError, match=r"(?s)config.optimizer.beta: 5.0 there, 7.0 here.*seed"):
+    with pytest.raises(ConfigError, match=r"(?s)config.optimizer.beta: 10.0 there, 7.0 here.*seed"):
         train.train_and_evaluate(other, directory)
     free = config.copy_and_resolve_references()
     free.checkpoint.keep = 3
@@ -162,8 +162,8 @@ def test_a_directory_in_use_is_refused(tmp_path):
     ("key", "value", "says"),
     [
         ("train.batch_size", 5000, "config.train.batch_size = 5000 is more than the"),
-        ("data.crop", 8, "config.data.crop = 8 must be less than the images' side, 8"),
-        ("data.cutout", 9, "config.data.cutout = 9 must be less than"),
+        ("data.crop", 8, r"data\.crop = 8: accepts 0 … 7"),
+        ("data.cutout", 9, r"data\.cutout = 9: accepts 0 … 8"),
         ("sharding.data", 64, "config.sharding asks for 64 × 1 devices"),
         ("data.name", "no_such_set", "no_such_set"),
     ],
@@ -190,9 +190,9 @@ def test_reference_lr_sum_keeps_budget_and_threshold():
     config = tiny_config.get_config()
     config.optimizer.reference_lr_sum = 1000.0
     effective = train.prepare(config).plan.effective
-    assert effective["l1.conv * lr_sum"] == pytest.approx(2e-3 * 1000)
-    assert effective["l1.conv * beta"] == pytest.approx(2e-3 * 5)
-    assert effective["l1.conv"] > 2e-3
+    assert effective["l1.conv * lr_sum"] == pytest.approx(4e-3 * 1000)
+    assert effective["l1.conv * beta"] == pytest.approx(4e-3 * 10)
+    assert effective["l1.conv"] > 4e-3
 
 
 def test_permuted_pixels_are_the_same_pixels():
