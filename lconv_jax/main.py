@@ -41,12 +41,12 @@ def report(summary: dict[str, Any], workdir: str) -> str:
         f"test accuracy: {last['eval/accuracy']:.4f}",
         f"non-zero weights: {layers} (density {last['sparsity/density']:.4f})",
     ]
-    if "locality" in summary:
-        found = summary["locality"]
+    for found in summary.get("locality", []):
         lines.append(
             f"locality: {found['share']:.3f} of a unit's non-zeros lie in its best "
             f"{found['window']} × {found['window']} window, {found['null_share']:.3f} when "
-            f"shuffled: ratio {found['ratio']:.2f} over {found['live_units']} live units"
+            f"shuffled: ratio {found['ratio']:.2f} (the {found['units']} units with "
+            f"{found['min_nonzeros']} or more)"
         )
     lines.append(f"filters, metrics and checkpoints: {workdir}")
     return "\n".join(lines)

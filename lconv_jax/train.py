@@ -318,10 +318,10 @@ def _summarise(
         "data_sha256": data.digest(experiment.dataset),
     }
     if first.ndim == 2:
-        found = analysis.locality(
-            _unpermuted(experiment, np.asarray(first)), experiment.dataset.image_shape
-        )
-        summary["locality"] = found._asdict()
+        weights = _unpermuted(experiment, np.asarray(first))
+        image_shape = experiment.dataset.image_shape
+        found = [analysis.locality(weights, image_shape, min_nonzeros=least) for least in (1, 10)]
+        summary["locality"] = [each._asdict() for each in found if each.units]
     return summary
 
 

@@ -18,17 +18,23 @@ MAX_UNITS = 4096
 
 
 class Locality(NamedTuple):
-    """Means over live units (those with a non-zero weight)."""
+    """Means over the units with at least `min_nonzeros` non-zero weights."""
 
     window: int  # side k of the window
-    live_units: int
+    min_nonzeros: int
+    units: int
     share: float  # share of a unit's non-zeros inside its best k × k window
     null_share: float  # the same for shuffled supports
     ratio: float  # share / null_share; 1 means no more local than chance
 
 
 def locality(
-    kernel: Any, image_shape: tuple[int, ...], *, window: int | None = None, seed: int = 0
+    kernel: Any,
+    image_shape: tuple[int, ...],
+    *,
+    window: int | None = None,
+    min_nonzeros: int = 1,
+    seed: int = 0,
 ) -> Locality:
     """Locality of a dense first layer against its shuffled supports.
 
@@ -37,10 +43,12 @@ def locality(
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
       window: k; the window has side k on each spatial axis and spans all channels. By default a
         third of the shorter side, at most 9 (the paper's convolutional twin has 9 × 9 kernels).
+      min_nonzeros: units with fewer are left out. A unit of one weight lies in a window whatever
+        it learned, so that 1, all live units, is the cautious choice and 10 the telling one.
       seed: of the shuffle, and of the choice of units where there are more than `MAX_UNITS`.
 
     Returns:
-      The means; with no live unit the shares and the ratio are NaN.
+      The means; with no such unit the shares and the ratio are NaN.
 
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`.
@@ -54,14 +62,14 @@ def locality(
     if window is None:
         window = min(9, max(2, min(image_shape[:-1]) // 3))
     rng = np.random.default_rng(seed)
-    live = np.flatnonzero(support.any(0))
+    live = np.flatnonzero(support.sum(0) >= max(1, min_nonzeros))
     if live.size == 0:
-        return Locality(window, 0, math.nan, math.nan, math.nan)
+        return Locality(window, min_nonzeros, 0, math.nan, math.nan, math.nan)
     chosen = live if live.size <= MAX_UNITS else np.sort(rng.choice(live, MAX_UNITS, False))
     support = support[:, chosen]
     share = float(window_share(support, image_shape, window).mean())
     null = float(window_share(shuffle_support(support, rng), image_shape, window).mean())
-    return Locality(window, int(live.size), share, null, share / null)
+    return Locality(window, min_nonzeros, int(live.size), share, null, share / null)
 
 
 def window_share(

@@ -68,7 +68,7 @@ def test_local_units_are_told_from_scattered_ones():
     rng = np.random.default_rng(0)
     kernel = _window_kernel(rng, 28, 9, 400)
     found = analysis.locality(kernel, (28, 28, 1), window=9)
-    assert found.live_units == 400
+    assert found.units == 400
     assert found.share == 1.0
     assert found.ratio > 2
     scattered = np.where(analysis.shuffle_support(kernel != 0, rng), 1.0, 0.0)
@@ -89,8 +89,10 @@ def test_dead_units_are_left_out():
     kernel = np.zeros((16, 3))
     kernel[0, 1] = 1.0
     found = analysis.locality(kernel, (4, 4, 1), window=2)
-    assert found.live_units == 1
+    assert found.units == 1
     assert found.share == 1.0
+    kernel[:3, 2] = 1.0
+    assert analysis.locality(kernel, (4, 4, 1), window=2, min_nonzeros=3).units == 1
     assert np.isnan(analysis.locality(0 * kernel, (4, 4, 1)).ratio)
 
 
