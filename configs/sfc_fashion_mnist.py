@@ -11,8 +11,7 @@ from lconv_jax import config as config_lib
 def get_config(optimizer: str = "beta_lasso"):
     config = config_lib.base_config()
     config.data.name = "fashion_mnist_small"
-    config.data.crop = 1
-    config.data.flip = True
+    config.data.crop = 3
     config.model.name = "s_fc"
     config.model.alpha = 8
     config.optimizer.name = optimizer
@@ -23,6 +22,6 @@ def get_config(optimizer: str = "beta_lasso"):
         config.optimizer.learning_rate = 1.0
         config.optimizer.l1.conv = 1e-4
         config.optimizer.l1.fc = 5e-5
-        config.optimizer.beta = 10.0
+        config.optimizer.beta = 50.0
     config.train.epochs = 300
     return config

@@ -12,8 +12,7 @@ from lconv_jax import config as config_lib
 def get_config(optimizer: str = "beta_lasso"):
     config = config_lib.base_config()
     config.data.name = "fashion_mnist"
-    config.data.crop = 1
-    config.data.flip = True
+    config.data.crop = 3
     config.model.name = "s_fc"
     config.model.alpha = 8
     config.optimizer.name = optimizer
@@ -23,8 +22,8 @@ def get_config(optimizer: str = "beta_lasso"):
     else:
         config.optimizer.learning_rate = 1.0
         config.optimizer.l1.conv = 5e-5
-        config.optimizer.l1.fc = 1e-5
-        config.optimizer.beta = 20.0
+        config.optimizer.l1.fc = 2e-5
+        config.optimizer.beta = 100.0
     config.train.epochs = 60
     config.log.eval_every_epochs = 2
     config.log.every_steps = 5

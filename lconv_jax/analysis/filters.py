@@ -62,7 +62,7 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
         value = np.clip(scaled.sum(-1, keepdims=True), -1, 1)
         red, blue = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])
         ink = np.where(value > 0, red, blue)
-        rgb = 1 - np.sqrt(np.abs(value)) * (1 - ink)
+        rgb = 1 - np.abs(value) * (1 - ink)
     pixels = np.kron((255 * rgb).astype(np.uint8), np.ones((1, scale, scale, 1), np.uint8))
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
