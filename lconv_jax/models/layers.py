@@ -1,0 +1,185 @@
+"""The layers every model is made of: shared and local convolutions, dense layers, normalisation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+Dtype = Any
+
+
+def param_dtype(dtype: Dtype) -> Dtype:
+    """The dtype of parameters and statistics: float32, or float64 when `dtype` is float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def output_sides(sides: tuple[int, ...], stride: int) -> tuple[int, ...]:
+    """The sides of a SAME convolution's output: ceil(side / stride)."""
+    return tuple(-(-side // stride) for side in sides)
+
+
+def unfold(x: jax.Array, window: tuple[int, ...], stride: int) -> jax.Array:
+    """The SAME-padded window around every output position.
+
+    Args:
+        x: [B, *sides, C].
+        window: the window's side along each spatial axis.
+        stride: the same along every spatial axis.
+
+    Returns:
+        [B, *output_sides(sides, stride), prod(window) * C], with the last axis in row-major
+        [*window, C] order, which is that of a kernel [*window, C, C_out].
+    """
+    rank = len(window)
+    pads = lax.padtype_to_pads(x.shape[1:-1], window, (stride,) * rank, "SAME")
+    # One axis at a time, last axis first: sum(window) slices instead of prod(window).
+    for axis in range(rank, 0, -1):
+        size = -(-x.shape[axis] // stride)
+        x = jnp.pad(x, [pads[axis - 1] if i == axis else (0, 0) for i in range(x.ndim)])
+        x = jnp.concatenate(
+            [
+                lax.slice_in_dim(x, tap, tap + (size - 1) * stride + 1, stride, axis)
+                for tap in range(window[axis - 1])
+            ],
+            axis=-1,
+        )
+    return x
+
+
+def unfolded_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`lax_convolve` as one matrix product, at the price of prod(window) copies of the input."""
+    return unfold(x, kernel.shape[:-2], stride) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def lax_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """SAME convolution of x [B, *sides, C] with a kernel [*window, C, C_out], by XLA."""
+    rank = x.ndim - 2
+    channels_last = (0, rank + 1, *range(1, rank + 1))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,) * rank,
+        "SAME",
+        dimension_numbers=lax.ConvDimensionNumbers(
+            channels_last, (rank + 1, rank, *range(rank)), channels_last
+        ),
+    )
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """SAME convolution of x [B, *sides, C] with a kernel [*window, C, C_out].
+
+    Uses XLA's convolution, except on the CPU.
+    """
+    # XLA's CPU convolution is 2 to 31 times slower inside a compiled loop, where training steps
+    # live, than alone: a step of d_conv on 32×32×3 takes 0.53 s alone and 16.7 s in a loop, where
+    # one matrix product makes it 0.31 s (benchmarks/conv_in_loop.md). The choice is made when the
+    # program is lowered, so it follows the device the program is compiled for.
+    return lax.platform_dependent(
+        x,
+        kernel,
+        # Rematerialised: the unfolded input would otherwise be a residual of the conditional,
+        # and every platform would store an array of that shape, if only of zeros.
+        cpu=jax.checkpoint(partial(unfolded_convolve, stride=stride)),
+        default=partial(lax_convolve, stride=stride),
+    )
+
+
+def local_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """SAME convolution without weight sharing.
+
+    Args:
+        x: [B, *sides, C].
+        kernel: [*output_sides(sides, stride), *window, C, C_out].
+        stride: the same along every spatial axis.
+
+    Returns:
+        [B, *output_sides(sides, stride), C_out].
+    """
+    rank = x.ndim - 2
+    window, features = kernel.shape[rank:-2], kernel.shape[-1]
+    windows = unfold(x, window, stride)
+    batch, sides = windows.shape[0], windows.shape[1:-1]
+    # Positions go first, so that each is one plain matrix product over the batch. XLA's own local
+    # convolution, behind flax's ConvLocal, takes patches by convolution: a step of d_local on
+    # 32×32×3 is 4.0 s alone and 1.1 s in a loop on the CPU, where this is 0.7 s and 0.6 s
+    # (benchmarks/conv_in_loop.md).
+    y = windows.reshape(batch, -1, windows.shape[-1]).swapaxes(0, 1) @ kernel.reshape(
+        -1, windows.shape[-1], features
+    )
+    return y.swapaxes(0, 1).reshape(batch, *sides, features)
+
+
+class Conv(nn.Module):
+    """A square SAME convolution without bias, over any number of spatial axes.
+
+    Attributes:
+        features: output channels.
+        kernel_size: side of the window along every spatial axis.
+        stride: stride along every spatial axis.
+        shared: one kernel [*window, C, C_out] for every position, as in `nn.Conv`; or, if False,
+            one each: [*output sides, *window, C, C_out]. The taps of a local kernel that fall on
+            the padding exist, see no input and get no gradient.
+        dtype: of the product. The kernel is float32 (float64 if `dtype` is).
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    shared: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, *sides, C] → [B, *output sides, features] in `dtype`."""
+        rank = x.ndim - 2
+        shape = (*(self.kernel_size,) * rank, x.shape[-1], self.features)
+        positions = () if self.shared else output_sides(x.shape[1:-1], self.stride)
+        # Positions are not part of a unit's receptive field: left among the other axes they
+        # would count in its fan-in, and a local layer would start with far smaller weights.
+        init = nn.initializers.lecun_normal(batch_axis=tuple(range(len(positions))))
+        kernel = self.param("kernel", init, positions + shape, param_dtype(self.dtype))
+        apply = convolve if self.shared else local_convolve
+        return apply(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def dense(features: int, *, name: str, dtype: Dtype, use_bias: bool = False) -> nn.Dense:
+    """A dense layer with float32 parameters (float64 if `dtype` is) and a product in `dtype`."""
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype(dtype), name=name
+    )
+
+
+def batch_norm(layer: str, *, train: bool, momentum: float, dtype: Dtype) -> nn.BatchNorm:
+    """The batch normalisation `bn_<layer>` of the last axis, in float32 (float64 if `dtype` is).
+
+    In training mode it uses the batch's statistics and moves the running ones towards them:
+    running ← momentum · running + (1 − momentum) · batch, with the biased variance.
+    """
+    wide = param_dtype(dtype)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=momentum,
+        epsilon=1e-5,
+        dtype=wide,
+        param_dtype=wide,
+        # flax keeps running statistics in float32 unless told not to, float64 models included.
+        force_float32_reductions=wide == jnp.float32,
+        # E[x²] − E[x]² cancels for near-constant units, which sparse layers are full of.
+        use_fast_variance=False,
+        name=f"bn_{layer}",
+    )
+
+
+def check_input(x: jax.Array) -> None:
+    """Raises ValueError unless x is floating and [B, *sides, C] with at least one side."""
+    if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            "a model takes floating point images [B, H, W, C] or signals [B, L, C], "
+            f"got {x.dtype} of shape {x.shape}"
+        )
