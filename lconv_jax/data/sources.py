@@ -1,0 +1,66 @@
+"""From a data set's name to its reader."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+from lconv_jax.data import dataset, idx, npz, tfds
+
+# The last 360 of the 1797 digits, in the order of scikit-learn, are the test set.
+_DIGITS_TEST = 360
+
+# Written by `python -m lconv_jax.data.make_small`.
+SMALL_PATH = pathlib.Path(__file__).with_name("fashion_mnist_small.npz")
+
+
+def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+    """Reads `name` as `lconv_jax.data.load` says, without any division of it.
+
+    Raises:
+      DataError: the data are missing, damaged or of an unsupported kind.
+    """
+    if not isinstance(name, str) or not name:
+        raise dataset.DataError(f"data.name = {name!r}: must be the name of a data set")
+    if name.endswith(".npz"):
+        return npz.read_npz(pathlib.Path(data_dir or "") / pathlib.Path(name).expanduser())
+    if name == "fashion_mnist_small":
+        return npz.read_npz(SMALL_PATH)
+    if name == "digits":
+        return _read_digits()
+    if name == "fashion_mnist":
+        return _read_fashion_mnist(data_dir)
+    return tfds.read_tfds(name, data_dir)
+
+
+def _read_digits() -> dataset.Source:
+    import sklearn.datasets
+
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    # 17 grey levels, 0 … 16.
+    images_uint8 = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    labels = labels.astype(np.int32)
+    return dataset.Source(
+        name="digits",
+        num_classes=10,
+        train=dataset.Split(images_uint8[:-_DIGITS_TEST], labels[:-_DIGITS_TEST]),
+        test=dataset.Split(images_uint8[-_DIGITS_TEST:], labels[-_DIGITS_TEST:]),
+        train_file="sklearn.datasets.load_digits",
+        test_file="sklearn.datasets.load_digits",
+    )
+
+
+def _read_fashion_mnist(data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+    folder = idx.DEBIAN_DIR if data_dir is None else pathlib.Path(data_dir).expanduser()
+    if idx.holds_idx(folder):
+        return idx.read_fashion_mnist(folder)
+    try:
+        return tfds.read_tfds("fashion_mnist", data_dir)
+    except tfds.NotPreparedError as error:
+        raise dataset.DataError(
+            f"fashion_mnist: no IDX files in {folder}, and no set prepared by TFDS. Put the four "
+            f"files of {idx.URL} in a folder and give it as data.data_dir; or install Debian's "
+            f"package dataset-fashion-mnist; or use TFDS. {error.remedy}"
+        ) from error
