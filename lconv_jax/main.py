@@ -25,8 +25,13 @@ def main(argv: list[str]) -> None:
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
-    except (ValueError, OSError, train.TrainingError) as error:
+    except (ValueError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(
+            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the same "
+            "command continues the run"
+        )
     print(report(summary, workdir))
 
 

@@ -1,9 +1,9 @@
 """Kills, signals and damage, each in a real process: the run ends with the bits it would have."""
 
-import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,11 +19,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 
-def _start(workdir, *overrides):
+def _start(workdir, *overrides, limit=None):
     command = [sys.executable, "-m", "lconv_jax.main", "--config=tests/tiny_config.py"]
     command += [f"--workdir={workdir}", *overrides]
+
+    def limit_file_size():
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit_file_size,
     )
 
 
@@ -149,7 +159,19 @@ def test_a_run_that_diverges_exits_with_its_reason(tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_full_disk_is_reported_and_the_checkpoint_survives(reference, tmp_path):
+def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
-    json.loads((workdir / "summary.json").read_text())
+    _cut_back(workdir)
+    newest, _ = _final_digests(workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(newest))
+    before = (workdir / metrics.METRICS_FILE).read_bytes()
+    # No file may grow beyond 20 kB: what a write to a full disk meets, without a disk to fill.
+    process = _start(workdir, limit=20_000)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "error:" in err
+    assert "what was saved is kept" in err
+    assert (workdir / metrics.METRICS_FILE).read_bytes() == before
+    assert _run(workdir)[0] == 0
+    _assert_same_run(workdir, reference)

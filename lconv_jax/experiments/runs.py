@@ -1,0 +1,74 @@
+"""Runs of an experiment: each in its own directory, resumable, its result kept as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lconv_jax import config as config_lib
+from lconv_jax import train
+from lconv_jax.metrics import write_atomically
+
+_KEPT = ("metrics", "weights", "effective", "num_examples", "locality", "versions", "device")
+
+
+def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of a configuration with dotted keys replaced."""
+    flat = dict(config_lib.flatten(config)) | dict(overrides)
+    return config_lib.unflatten(flat)
+
+
+def run_all(
+    configs: Mapping[str, Any], runs_dir: str, results_file: str
+) -> dict[str, dict[str, Any]]:
+    """Runs each configuration in `runs_dir`/<name>; returns name -> result, also kept in a file.
+
+    A run whose result the file holds, for the same configuration, is not repeated; one that was
+    stopped is continued. Results of other names in the file are left as they are.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    if os.path.exists(results_file):
+        with open(results_file, encoding="utf-8") as file:
+            results = json.load(file)
+    for name, config in configs.items():
+        digest = config_lib.digest(config)
+        if results.get(name, {}).get("config_sha256") == digest:
+            continue
+        print(name, flush=True)
+        summary = train.train_and_evaluate(config, os.path.join(runs_dir, name))
+        base = dict(config_lib.flatten(config_lib.base_config()))
+        changed = {
+            key: value for key, value in config_lib.flatten(config) if value != base[key]
+        } | {"data.data_dir": ""}
+        results[name] = {
+            "config": changed,
+            "config_sha256": digest,
+            "time/wall_seconds": round(summary["time/wall_seconds"], 1),
+            **{key: summary[key] for key in _KEPT if key in summary},
+        }
+        os.makedirs(os.path.dirname(os.path.abspath(results_file)), exist_ok=True)
+        write_atomically(results_file, json.dumps(results, indent=1) + "\n")
+    return {name: results[name] for name in configs}
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One Markdown row a run: accuracy, non-zeros of each layer, density, locality."""
+    rows = [
+        "| run | test accuracy | validation | non-zeros | density | locality |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, result in results.items():
+        last = result["metrics"]
+        nonzeros = " + ".join(
+            f"{last[f'sparsity/{layer}/nonzeros']:,}" for layer in result["weights"]
+        )
+        validation = last.get("validation/accuracy")
+        shown = "–" if validation is None else f"{validation:.2%}"
+        ratios = " / ".join(f"{found['ratio']:.2f}" for found in result.get("locality", []))
+        rows.append(
+            f"| {name} | {last['eval/accuracy']:.2%} | {shown} | {nonzeros} | "
+            f"{last['sparsity/density']:.1%} | {ratios or '–'} |"
+        )
+    return "\n".join(rows)
