@@ -29,8 +29,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(
-            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the same "
-            "command continues the run"
+            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
+            "same command continues the run"
         )
     print(report(summary, workdir))
 
