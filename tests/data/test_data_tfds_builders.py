@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tfds_archives
 
-from lconv_jax import data
+from lconv_jax import config as config_lib
+from lconv_jax import data, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,3 +63,18 @@ def test_a_validation_split_of_them(prepared):
     loaded = data.load(name, folder, validation=2 * classes, examples=4 * classes)
     assert np.bincount(loaded.train.labels).tolist() == [2] * classes
     assert np.bincount(loaded.validation.labels).tolist() == [2] * classes
+
+
+def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
+    name, folder = prepared
+    config = config_lib.paper_config(name, "s_fc", alpha=1)
+    config.data.data_dir = str(folder)
+    config.data.crop = 1
+    config.data.flip = False
+    config.optimizer.reference_lr_sum = 0.0
+    config.optimizer.l1.conv = 1e-3
+    config.train.epochs = 12
+    config.train.batch_size = 100
+    summary = train.train_and_evaluate(config, tmp_path)
+    assert summary["metrics"]["eval/accuracy"] > 10 / tfds_archives.CLASSES[name] * 0.6
+    assert summary["metrics"]["sparsity/conv1/nonzeros"] < summary["weights"]["conv1"]
