@@ -5,7 +5,7 @@
 
 β-lasso instead: --config=configs/dconv_cifar10.py:beta_lasso
 
-Not run here: it needs an accelerator and the data set. The paper has 88.84 % with SGD after 400
+Not measured by us. The paper has 88.84 % with SGD after 400
 epochs, 89.79 % after 4000.
 """
 

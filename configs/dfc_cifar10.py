@@ -5,7 +5,7 @@
 
 SGD instead: --config=configs/dfc_cifar10.py:sgd
 
-Not run here: it needs an accelerator and the data set. The paper has 64.78 % with SGD after 400
+Not measured by us. The paper has 64.78 % with SGD after 400
 epochs, 63.62 % after 4000.
 """
 

@@ -5,7 +5,7 @@
 
 SGD instead: --config=configs/resnet18_cifar10.py:sgd
 
-Not run here: it needs an accelerator and the data set. The paper has a figure and no table; β-lasso
+Not measured by us. The paper has a figure and no table; β-lasso
 at or above SGD at every kernel size (Figure 5).
 """
 

@@ -5,7 +5,7 @@
 
 β-lasso instead: --config=configs/sconv_cifar10.py:beta_lasso
 
-Not run here: it needs an accelerator and the data set. The paper has 84.14 % with SGD after 400
+Not measured by us. The paper has 84.14 % with SGD after 400
 epochs, 87.05 % after 4000.
 """
 

@@ -5,7 +5,7 @@
 
 β-lasso instead: --config=configs/slocal_cifar10.py:beta_lasso
 
-Not run here: it needs an accelerator and the data set. The paper has 81.52 % with SGD after 400
+Not measured by us. The paper has 81.52 % with SGD after 400
 epochs, 85.86 % after 4000.
 """
 

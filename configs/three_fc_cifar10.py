@@ -5,7 +5,7 @@
 
 SGD instead: --config=configs/three_fc_cifar10.py:sgd
 
-Not run here: it needs an accelerator and the data set. The paper has 69.19 % with SGD after 400
+Not measured by us. The paper has 69.19 % with SGD after 400
 epochs, 75.12 % after 4000.
 """
 

@@ -7,8 +7,8 @@ checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part)
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import shutil
 from typing import Any
 
 import jax
@@ -18,6 +18,10 @@ from absl import logging
 
 DAMAGED = "damaged"
 _STATE, _DIGESTS = "state", "digests"
+
+
+class CheckpointError(OSError):
+    """A checkpoint that cannot be written, or cannot be trusted; says what is kept."""
 
 
 class Checkpoints:
@@ -59,48 +63,83 @@ class Checkpoints:
                 _DIGESTS: ocp.args.JsonSave(leaf_digests(state)),
             }
         )
-        self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax passes on what TensorStore raised, as a ValueError
+            raise CheckpointError(
+                f"checkpoint {step} could not be written to {self.directory} "
+                f"({_first_line(error)}); those before it are kept"
+            ) from error
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that verifies, as (step, state), or None if there is none.
 
-        A newer one that does not is moved to `damaged/<step>` with a warning, never deleted.
+        A newer one that does not is moved to damaged/<step> with a warning, never deleted.
 
         Args:
           like: the state's tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
+
+        Raises:
+          CheckpointError: if there are checkpoints but none verifies, or they hold a state of
+            another structure (written by other versions of the code, say); nothing is moved then.
         """
-        for step in reversed(self.steps()):
+        found = self.steps()
+        for step in reversed(found):
             try:
                 return step, self._restore_step(step, like)
+            except (MemoryError, PermissionError, CheckpointError):
+                raise  # not damage: the same file may be read another time
             except Exception as error:  # whatever damage makes the readers raise
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
                 self._set_aside(step, error)
+        if found:
+            raise CheckpointError(
+                f"none of the checkpoints in {self.directory} reads back as it was written; they "
+                f"were moved to {DAMAGED}/ there. Bring one back from a copy, or start in another "
+                "--workdir"
+            )
         return None
 
     def _restore_step(self, step: int, like: Any) -> Any:
         path = os.path.join(self.directory, str(step))
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             stored = reader.restore(os.path.join(path, _DIGESTS))
+        names = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)}
+        other = sorted(names ^ set(stored))
+        if other:
+            raise CheckpointError(
+                f"checkpoint {path} holds a state of another structure; {other[0]} is in one of "
+                "the two only. It was written by other versions of the code: use those, or start "
+                "in another --workdir"
+            )
         with ocp.StandardCheckpointer() as reader:
             state = reader.restore(os.path.join(path, _STATE), like)
-        found = leaf_digests(state)
-        wrong = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
+        digests = leaf_digests(state)
+        wrong = sorted(name for name in digests if stored[name] != digests[name])
         if wrong:
             raise ValueError(f"the digest of {', '.join(wrong)} is not the one stored")
         return state
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = os.path.join(self.directory, DAMAGED, str(step))
-        shutil.rmtree(aside, ignore_errors=True)
         os.makedirs(os.path.dirname(aside), exist_ok=True)
+        for copy in itertools.count(1):
+            if not os.path.exists(aside):
+                break
+            aside = os.path.join(self.directory, DAMAGED, f"{step}.{copy}")
         os.rename(os.path.join(self.directory, str(step)), aside)
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         logging.warning(
             "Checkpoint %d is damaged (%s); it was moved to %s and the one before it is used.",
             step,
-            reason,
+            _first_line(error),
             aside,
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def leaf_digests(state: Any) -> dict[str, str]:

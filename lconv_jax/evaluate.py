@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from lconv_jax import data
+from lconv_jax import data, sharding
 
 # Batches that the statistics are pooled over.
 BN_BATCHES = 16
@@ -56,6 +58,7 @@ def make_evaluate(
     augment: Callable[[jax.Array, jax.Array], jax.Array],
     arrange: Callable[[jax.Array], jax.Array],
     batch_size: int,
+    mesh: jax.sharding.Mesh,
 ) -> Callable[..., dict[str, float]]:
     """A function that evaluates parameters on a split.
 
@@ -67,6 +70,7 @@ def make_evaluate(
       augment: (key, stored images) -> images, as in training.
       arrange: from a batch of stored images to the model's input (scaling, permutation).
       batch_size: examples per compiled step, for statistics and for evaluation.
+      mesh: the devices that each batch is split over.
 
     Returns:
       evaluate(state, train, split, key) -> {"loss", "accuracy"}: means over all examples of
@@ -82,6 +86,9 @@ def make_evaluate(
         which, how = jax.random.split(key)
         chosen = jax.random.permutation(which, count)[: batches * size]
         inputs = arrange(augment(how, images[chosen])).reshape(batches, size, *images.shape[1:])
+        if size == batch_size:
+            by_batch = NamedSharding(mesh, P(None, "data"))
+            inputs = jax.lax.with_sharding_constraint(inputs, by_batch)
         return pooled_batch_stats(model, params, batch_stats, inputs)
 
     @jax.jit
@@ -90,7 +97,7 @@ def make_evaluate(
         padding = -count % batch_size
 
         def batch(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            index, real = pair
+            index, real = jax.lax.with_sharding_constraint(pair, sharding.batch_sharding(mesh))
             images, labels = split.images[index], split.labels[index]
             variables = {"params": params, "batch_stats": stats}
             logits: Any = model.apply(variables, arrange(images), train=False)

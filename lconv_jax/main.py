@@ -53,9 +53,20 @@ def report(summary: dict[str, Any], workdir: str) -> str:
             f"shuffled: ratio {found['ratio']:.2f} (the {found['units']} units with "
             f"{found['min_nonzeros']} or more)"
         )
+    effective = ", ".join(f"{name} {value:.4g}" for name, value in summary["effective"].items())
+    lines.append(f"as used: {effective}")
     lines.append(f"filters, metrics and checkpoints: {workdir}")
     return "\n".join(lines)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for a configuration key or value that cannot be."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = error.args[0] if error.args else error
+        sys.exit(f"error: {message}\nsee docs/config.md for the keys, and --help for the flags")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -69,6 +69,11 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
     else:
         present = set(jax.tree.leaves(optim.layer_labels(params)))
         l1 = {label: opt.l1[label] for label in ("conv", "fc") if label in present}
+        if not any(l1.values()):
+            raise ConfigError(
+                f"config.optimizer.l1 = {dict(opt.l1)} regularises no layer of "
+                f"{config.model.name}, which has {' and '.join(f'l1.{k}' for k in l1)}; set one"
+            )
         beta = opt.beta
         if opt.reference_lr_sum:
             l1, beta = optim.rescale_l1(

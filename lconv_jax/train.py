@@ -22,7 +22,7 @@ from lconv_jax import config as config_lib
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.progress import make_progress
 from lconv_jax.state import TrainState
-from lconv_jax.workdir import CHECKPOINTS, open_workdir, write_summary
+from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
 
 # One call of the compiled loop is bounded to about this, so that a signal is answered in time.
 SECONDS_PER_CALL = 10.0
@@ -119,17 +119,20 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         )
         signals = stack.enter_context(_deferred_signals())
         step, state = checkpoints.restore(experiment.state_shapes) or (0, None)
+        summary = read_summary(directory)
+        if step == experiment.plan.total_steps and summary is not None:
+            return summary
         if state is None:
             state = initial_state(experiment)
         writer = metrics.MetricsWriter(directory, through_step=step)
         stack.callback(writer.close)
         logging.info("%s; step %d of %d", directory, step, experiment.plan.total_steps)
-        state = _train(experiment, step, state, writer, checkpoints, signals)
+        started -= writer.last.get("time/seconds", 0.0)
+        state = _train(experiment, step, state, writer, checkpoints, signals, started)
         summary = _summarise(experiment, state, writer.last, directory)
         summary["time/wall_seconds"] = time.monotonic() - started
         summary["resumed_at_step"] = step
-        write_summary(directory, summary)
-    return summary
+        return write_summary(directory, summary)
 
 
 def initial_state(experiment: Experiment) -> TrainState:
@@ -164,8 +167,12 @@ def _train(
     writer: metrics.MetricsWriter,
     checkpoints: Checkpoints,
     signals: list[int],
+    started: float,
 ) -> TrainState:
-    """Takes the remaining steps; writes, evaluates and saves as it goes."""
+    """Takes the remaining steps; writes, evaluates and saves as it goes.
+
+    `started` is when the run began, on the monotonic clock, less what earlier processes spent.
+    """
     config, plan = experiment.config, experiment.plan
     if step == plan.total_steps:
         return state
@@ -198,6 +205,7 @@ def _train(
             if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
                 result = run_evaluation(state, step)
                 result["time/examples_per_second"] = count * config.train.batch_size / seconds
+                result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
                 writer.write_board(step, result)
                 _write_weights(experiment, state, writer, step)
@@ -216,7 +224,7 @@ def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> A
     config, model = experiment.config, experiment.model
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
     augment = steps.make_augment(config)
-    run = evaluate.make_evaluate(model, augment, arrange, config.train.batch_size)
+    run = evaluate.make_evaluate(model, augment, arrange, config.train.batch_size, experiment.mesh)
 
     def run_evaluation(state: TrainState, step: int) -> dict[str, float]:
         key = steps.key_for(config.seed, steps.STATISTICS, step)
@@ -224,6 +232,12 @@ def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> A
         for split, name in (("test", "eval"), ("validation", "validation")):
             if len(splits[split].labels):
                 found = run(state, splits["train"], splits[split], key)
+                if not np.isfinite(found["loss"]):
+                    raise TrainingError(
+                        f"the loss on the {split} set is not finite at step {step}; the state is "
+                        f"not saved, the checkpoint before it is kept. Lower "
+                        "config.optimizer.learning_rate and start in another --workdir"
+                    )
                 result |= {f"{name}/{what}": value for what, value in found.items()}
         return result
 
@@ -262,10 +276,13 @@ def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> 
     wrong = np.flatnonzero(~np.isfinite(losses))
     if wrong.size == 0 and finite:
         return
+    # Without a step whose loss shows it, it is the last one's update that went wrong, or BN
+    # statistics that training does not read.
     at = step + (wrong[0] + 1 if wrong.size else len(losses))
     kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
     raise TrainingError(
-        f"the {'loss' if wrong.size else 'state'} is not finite at step {at}; nothing of it was "
+        f"the {'loss' if wrong.size else 'state'} is not finite at "
+        f"step {at}; nothing of it was "
         f"saved, {kept}. Lower config.optimizer.learning_rate, or check the data for extreme "
         "values, and start in another --workdir"
     )

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -52,20 +53,31 @@ def read_config(workdir: str | os.PathLike[str]) -> Any:
         return config_lib.unflatten(dict(config_lib.flatten(json.load(file)["config"])))
 
 
-def write_summary(directory: str, summary: dict[str, Any]) -> None:
-    """Writes summary.json: what came out, and what made it."""
+def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The summary.json of a directory, or None if there is none yet."""
+    path = os.path.join(workdir, SUMMARY_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_summary(directory: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """Writes summary.json, what came out and what made it; returns all of it."""
     made_by = {
         "versions": {name: _version(name) for name in _PACKAGES},
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
     }
-    text = json.dumps(summary | made_by, indent=2)
-    write_atomically(os.path.join(directory, SUMMARY_FILE), text + "\n")
+    whole = summary | made_by
+    write_atomically(os.path.join(directory, SUMMARY_FILE), json.dumps(whole, indent=2) + "\n")
+    return whole
 
 
 def _version(package: str) -> str:
-    from importlib import metadata
-
-    return metadata.version(package)
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a clone that was not installed
+        return "not installed"
 
 
 def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax.checkpoint import DAMAGED, Checkpoints, leaf_digests
+from lconv_jax import checkpoint
+from lconv_jax.checkpoint import DAMAGED, CheckpointError, Checkpoints, leaf_digests
 
 
 def _state(value):
@@ -89,13 +90,51 @@ def test_damage_anywhere_gives_the_one_before_or_the_very_same(saved, tmp_path, 
     assert set_aside >= 3  # the arrays, their manifest, the digests
 
 
-def test_with_every_checkpoint_damaged_there_is_none(saved, tmp_path):
+def test_with_every_checkpoint_damaged_nothing_starts_over(saved, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(saved, directory)
     for step in ("1", "2"):
         shutil.rmtree(directory / step / "state")
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.restore(_like(_state(0))) is None
-        checkpoints.save(3, _state(3))
-        assert checkpoints.steps() == [3]
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(CheckpointError, match="none of the checkpoints"),
+    ):
+        checkpoints.restore(_like(_state(0)))
     assert {p.name for p in (directory / DAMAGED).iterdir()} == {"1", "2"}
+
+
+def test_a_damaged_checkpoint_never_replaces_an_earlier_one(saved, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+    for _ in range(2):
+        shutil.rmtree(directory / "2" / "state")
+        with Checkpoints(directory) as checkpoints:
+            assert checkpoints.restore(_like(_state(0)))[0] == 1
+        shutil.copytree(saved / "2", directory / "2")
+    assert {p.name for p in (directory / DAMAGED).iterdir()} == {"2", "2.1"}
+
+
+def test_a_state_of_another_structure_is_refused_and_stays(saved, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+    like = _like(_state(0) | {"moments": jnp.zeros(3)})
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(CheckpointError, match=r"another structure; \['moments'\]"),
+    ):
+        checkpoints.restore(like)
+    assert (directory / "2").is_dir()
+    assert not (directory / DAMAGED).exists()
+
+
+def test_no_memory_is_no_damage(saved, tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+
+    def exhausted(state):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(checkpoint, "leaf_digests", exhausted)
+    with Checkpoints(directory) as checkpoints, pytest.raises(RuntimeError, match="EXHAUSTED"):
+        checkpoints.restore(_like(_state(0)))
+    assert (directory / "2").is_dir()

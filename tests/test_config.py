@@ -43,6 +43,7 @@ def test_flatten_and_unflatten_are_inverse():
         ("train.epochs", 0, "config.train.epochs = 0 must be ≥ 1"),
         ("train.epochs", 2.5, "must be int"),
         ("data.flip", 1, "config.data.flip = 1 must be bool"),
+        ("seed", 2**32, "config.seed = 4294967296 must be"),
         ("optimizer.beta", -1.0, "config.optimizer.beta = -1.0 must be ≥ 0"),
         ("optimizer.l1.conv", float("nan"), "config.optimizer.l1.conv = nan must be finite"),
         ("optimizer.learning_rate", 0.0, "must be > 0"),
@@ -85,7 +86,8 @@ def test_the_digest_ignores_what_does_not_change_the_result():
     flat = dict(config_lib.flatten(config_lib.base_config()))
     before = config_lib.digest(flat)
     for name in config_lib.KEYS:
-        changed = config_lib.digest(flat | {name: "other"}) != before
+        other = flat[name] + ("x" if isinstance(flat[name], str) else 1)
+        changed = config_lib.digest(flat | {name: other}) != before
         assert changed != config_lib.is_free(name), name
     assert config_lib.is_free("log.every_steps")
     assert not config_lib.is_free("train.epochs")

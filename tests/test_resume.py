@@ -69,24 +69,43 @@ def reference(tmp_path_factory):
     return workdir
 
 
-def _wait_for_steps(process, workdir, count):
-    """Returns once metrics.jsonl has `count` lines, or the process has ended."""
-    path = workdir / metrics.METRICS_FILE
-    while process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.005)
+def _wait_until(process, happened):
+    """Returns once `happened()`; the process must still be at work then."""
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+
+
+def _saved(workdir):
+    return {p.name for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
+
+
+def _saving(workdir):
+    return list((workdir / "checkpoints").glob("*tmp*"))
+
+
+def _kill(process):
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_sigkill_at_any_moment_and_again(reference, tmp_path):
     moments = random.Random(0)
-    for _ in range(3):
+    # Before there is a checkpoint; then in the middle of a save; then twice somewhere between
+    # saves: within a call of the loop, an evaluation, a write.
+    process = _start(tmp_path)
+    _wait_until(process, (tmp_path / metrics.METRICS_FILE).exists)
+    _kill(process)
+    process = _start(tmp_path)
+    _wait_until(process, lambda: _saving(tmp_path))
+    _kill(process)
+    for _ in range(2):
+        before = _saved(tmp_path)
         process = _start(tmp_path)
-        # Anywhere from the first metrics on: within a call, an evaluation, a save.
-        _wait_for_steps(process, tmp_path, moments.randrange(1, 100))
-        time.sleep(moments.random() * 0.2)
-        process.kill()
-        process.communicate()
+        _wait_until(process, lambda before=before: _saved(tmp_path) - before)
+        time.sleep(moments.random() * 0.02)
+        _kill(process)
     status, _, err = _run(tmp_path)
     assert status == 0, err
     _assert_same_run(tmp_path, reference)
@@ -94,7 +113,7 @@ def test_sigkill_at_any_moment_and_again(reference, tmp_path):
 
 def test_sigterm_saves_and_the_run_goes_on(reference, tmp_path):
     process = _start(tmp_path)
-    _wait_for_steps(process, tmp_path, 20)
+    _wait_until(process, lambda: _saved(tmp_path))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
@@ -147,8 +166,16 @@ def test_what_cannot_be_run_is_refused_and_nothing_changes(reference, override, 
     status, _, err = _run(reference, override)
     assert status != 0
     assert says in err
+    assert "Traceback" not in err
     after = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.name != ".lock"}
     assert before == after
+
+
+def test_what_cannot_be_run_leaves_no_directory_behind(tmp_path):
+    status, _, err = _run(tmp_path / "new", "--config.optimizer.beta=-1")
+    assert status == 1
+    assert "config.optimizer.beta = -1.0 must be ≥ 0" in err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_that_diverges_exits_with_its_reason(tmp_path):
@@ -175,3 +202,13 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
     assert (workdir / metrics.METRICS_FILE).read_bytes() == before
     assert _run(workdir)[0] == 0
     _assert_same_run(workdir, reference)
+
+
+def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
+    # Every tenth step logged: metrics and events stay below the limit, the arrays do not.
+    process = _start(tmp_path, "--config.log.every_steps=1000", limit=20_000)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "error: checkpoint 22 could not be written" in err
+    assert "what was saved is kept" in err
+    assert _run(tmp_path, "--config.log.every_steps=1000")[0] == 0

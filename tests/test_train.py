@@ -179,11 +179,27 @@ def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path,
 
 def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
     config = tiny_config.get_config("sgd")
-    config.optimizer.learning_rate = 1e30
-    with pytest.raises(train.TrainingError, match=r"not finite at step \d+; nothing of it was"):
+    config.optimizer.learning_rate = 1e25
+    experiment = train.prepare(config)
+    run = train.compile_train_steps(experiment)
+    split = jax.device_put(experiment.dataset.train)
+    state, step, loss = train.initial_state(experiment), 0, 0.0
+    while np.isfinite(loss):
+        state, rows = run(state, split, jnp.int32(1))
+        step, loss = step + 1, float(rows["train/loss"][0])
+    assert step > 1
+    with pytest.raises(train.TrainingError, match=f"not finite at step {step}; nothing of it was"):
         train.train_and_evaluate(config, tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == []
+
+
+def test_a_penalty_that_reaches_no_layer_is_refused(tmp_path):
+    config = tiny_config.get_config()
+    config.model.name, config.model.alpha = "three_fc", 16
+    config.optimizer.l1.fc = 0.0
+    with pytest.raises(ConfigError, match=r"regularises no layer of three_fc, which has l1\.fc"):
+        train.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_reference_lr_sum_keeps_budget_and_threshold():
@@ -214,7 +230,9 @@ def test_evaluation_counts_every_example_once(count):
     split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), experiment.dataset.test)
     whole = jax.tree.map(jnp.asarray, experiment.dataset.train)
     arrange = steps.make_arrange(config, (8, 8, 1))
-    run = evaluate.make_evaluate(experiment.model, lambda _, images: images, arrange, 128)
+    run = evaluate.make_evaluate(
+        experiment.model, lambda _, images: images, arrange, 128, experiment.mesh
+    )
     key = jax.random.key(0)
     found = run(state, whole, split, key)
     batches = min(evaluate.BN_BATCHES, len(whole.labels) // 128)

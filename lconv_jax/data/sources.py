@@ -25,7 +25,9 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if not isinstance(name, str) or not name:
         raise dataset.DataError(f"data.name = {name!r}: must be the name of a data set")
     if name.endswith(".npz"):
-        return npz.read_npz(pathlib.Path(data_dir or "") / pathlib.Path(name).expanduser())
+        return npz.read_npz(
+            pathlib.Path(data_dir or "").expanduser() / pathlib.Path(name).expanduser()
+        )
     if name == "fashion_mnist_small":
         return npz.read_npz(SMALL_PATH)
     if name == "digits":

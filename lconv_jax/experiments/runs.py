@@ -11,7 +11,15 @@ from lconv_jax import config as config_lib
 from lconv_jax import train
 from lconv_jax.metrics import write_atomically
 
-_KEPT = ("metrics", "weights", "effective", "num_examples", "locality", "versions", "device")
+_KEPT = (
+    "metrics",
+    "weights",
+    "effective",
+    "num_examples",
+    "versions",
+    "device",
+    "time/wall_seconds",
+)
 
 
 def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -40,14 +48,13 @@ def run_all(
         summary = train.train_and_evaluate(config, os.path.join(runs_dir, name))
         base = dict(config_lib.flatten(config_lib.base_config()))
         changed = {
-            key: value for key, value in config_lib.flatten(config) if value != base[key]
-        } | {"data.data_dir": ""}
-        results[name] = {
-            "config": changed,
-            "config_sha256": digest,
-            "time/wall_seconds": round(summary["time/wall_seconds"], 1),
-            **{key: summary[key] for key in _KEPT if key in summary},
+            key: value
+            for key, value in config_lib.flatten(config)
+            if value != base[key] and not config_lib.is_free(key)
         }
+        # The first layer's locality is there where that layer is dense.
+        kept = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
+        results[name] = {"config": changed, "config_sha256": digest, **kept}
         os.makedirs(os.path.dirname(os.path.abspath(results_file)), exist_ok=True)
         write_atomically(results_file, json.dumps(results, indent=1) + "\n")
     return {name: results[name] for name in configs}
@@ -66,7 +73,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         )
         validation = last.get("validation/accuracy")
         shown = "–" if validation is None else f"{validation:.2%}"
-        ratios = " / ".join(f"{found['ratio']:.2f}" for found in result.get("locality", []))
+        ratios = " / ".join(f"{found['ratio']:.2f}" for found in result["locality"])
         rows.append(
             f"| {name} | {last['eval/accuracy']:.2%} | {shown} | {nonzeros} | "
             f"{last['sparsity/density']:.1%} | {ratios or '–'} |"

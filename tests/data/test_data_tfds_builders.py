@@ -69,12 +69,14 @@ def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
     name, folder = prepared
     config = config_lib.paper_config(name, "s_fc", alpha=1)
     config.data.data_dir = str(folder)
-    config.data.crop = 1
+    config.data.crop = 0
     config.data.flip = False
     config.optimizer.reference_lr_sum = 0.0
     config.optimizer.l1.conv = 1e-3
-    config.train.epochs = 12
+    config.train.epochs = 60
+    config.log.eval_every_epochs = 60
+    config.checkpoint.every_epochs = 60
     config.train.batch_size = 100
     summary = train.train_and_evaluate(config, tmp_path)
-    assert summary["metrics"]["eval/accuracy"] > 10 / tfds_archives.CLASSES[name] * 0.6
+    assert summary["metrics"]["eval/accuracy"] > 6 / tfds_archives.CLASSES[name]
     assert summary["metrics"]["sparsity/conv1/nonzeros"] < summary["weights"]["conv1"]

@@ -3,16 +3,13 @@
 import doctest
 import importlib
 import pkgutil
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import lconv_jax.optim
 
-PAGE = Path(__file__).parents[2] / "docs" / "optimizer.md"
 MODULES = sorted(
     module.name for module in pkgutil.iter_modules(lconv_jax.optim.__path__, "lconv_jax.optim.")
 )
@@ -29,14 +26,6 @@ def test_docstrings(name):
 def test_every_public_function_has_an_example():
     for name in lconv_jax.optim.__all__:
         assert ">>> " in getattr(lconv_jax.optim, name).__doc__, name
-
-
-def test_page():
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    scope = {"__name__": "docs"}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), scope)
 
 
 def test_import_loads_little():
