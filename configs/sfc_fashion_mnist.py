@@ -3,6 +3,9 @@
     python -m lconv_jax.main --config=configs/sfc_fashion_mnist.py --workdir=runs/sfc
 
 SGD instead: --config=configs/sfc_fashion_mnist.py:sgd
+
+On two cores of an AMD EPYC: 2.4 to 3.4 minutes beside other work, test accuracy 89.3 % ± 0.6 % over
+five seeds at 2.4 % density; SGD 88.1 % ± 0.3 % over three (docs/results.md).
 """
 
 from lconv_jax import config as config_lib

@@ -212,3 +212,28 @@ def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
     assert "error: checkpoint 22 could not be written" in err
     assert "what was saved is kept" in err
     assert _run(tmp_path, "--config.log.every_steps=1000")[0] == 0
+
+
+def test_a_terminal_shows_where_the_run_is(tmp_path):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "lconv_jax.main", "--config=tests/tiny_config.py"]
+    process = subprocess.Popen(
+        [*command, f"--workdir={tmp_path}", "--config.train.epochs=4"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "140"},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert process.wait() == 0
+    for word in (b"epoch", b"loss", b"density", b"test", b"eta", b"100%"):
+        assert word in shown

@@ -107,6 +107,12 @@ def test_tensorboard_events_hold_scalars_histograms_and_filters(finished):
     assert sum(found["weights/conv1"].histo.bucket) > 0
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (3, 3, 2, 8), (2, 100_001), (300, 1000)])
+def test_nonzeros_are_counted_exactly(shape):
+    kernel = np.random.default_rng(0).normal(size=shape) * (np.arange(shape[-1]) % 3 > 0)
+    assert steps.count_nonzeros(jnp.asarray(kernel)) == np.count_nonzero(kernel)
+
+
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
     experiment = train.prepare(config)
