@@ -9,7 +9,7 @@
 `tune` compares settings on 2 000 validation images held out of the 10 000; the test accuracy it
 prints chose nothing. `seeds` repeats the main job, `others` asks what changes with the pixels
 permuted and with a convolution, `full` trains on all 60 000 images, `draw` makes the figures
-from the run directories of the others.
+from the run directories of the others. Run it from the root of a clone: it reads configs/.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from absl import app, flags, logging
 
 from lconv_jax import metrics, train
 from lconv_jax.experiments.runs import run_all, table, with_overrides
+from lconv_jax.workdir import read_config
 
 _GROUPS = ("tune", "seeds", "others", "full", "draw")
 _GROUP = flags.DEFINE_enum("group", "seeds", _GROUPS, "Which runs.")
@@ -110,8 +111,8 @@ def draw(runs_dir: str, figures: str) -> None:
 
     lines = metrics.read_metrics(os.path.join(runs_dir, "beta_lasso, seed 0"))
     dense = metrics.read_metrics(os.path.join(runs_dir, "sgd, seed 0"))
-    last_step = lines[-1]["step"]
-    epochs = 300 / last_step
+    epochs = read_config(os.path.join(runs_dir, "beta_lasso, seed 0")).train.epochs
+    epochs /= lines[-1]["step"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for layer in ("conv1", "fc1", "fc2"):
         at, nonzeros = metrics.column(lines, f"sparsity/{layer}/nonzeros")
