@@ -4,6 +4,9 @@
         --config.data.data_dir=FOLDER_OF_IDX_FILES
 
 SGD instead: --config=configs/sfc_fashion_mnist_full.py:sgd
+
+On two cores of an AMD EPYC: four minutes beside other work, test accuracy 90.0 % at 4.7 % density; SGD 90.0 %
+(one seed each, docs/results.md).
 """
 
 from lconv_jax import config as config_lib
