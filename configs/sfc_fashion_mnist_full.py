@@ -5,8 +5,8 @@
 
 SGD instead: --config=configs/sfc_fashion_mnist_full.py:sgd
 
-On two cores of an AMD EPYC: four minutes beside other work, test accuracy 90.0 % at 4.7 % density; SGD 90.0 %
-(one seed each, docs/results.md).
+On two cores of an AMD EPYC: four minutes beside other work, test accuracy 90.0 % at 4.7 %
+density; SGD 90.0 % (one seed each, docs/results.md).
 """
 
 from lconv_jax import config as config_lib
