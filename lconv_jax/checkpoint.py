@@ -81,8 +81,8 @@ class Checkpoints:
           like: the state's tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
 
         Raises:
-          CheckpointError: if there are checkpoints but none verifies, or they hold a state of
-            another structure (written by other versions of the code, say); nothing is moved then.
+          CheckpointError: if there are checkpoints but none verifies; or if one holds a state of
+            another structure (written by other versions of the code, say), which stays in place.
         """
         found = self.steps()
         for step in reversed(found):

@@ -177,7 +177,10 @@ def _train(
     if step == plan.total_steps:
         return state
     everywhere = sharding.replicated(experiment.mesh)
-    splits = {name: jax.device_put(split, everywhere) for name, split in _splits(experiment)}
+    splits = {
+        name: jax.device_put(getattr(experiment.dataset, name), everywhere)
+        for name in ("train", "validation", "test")
+    }
     run_steps = compile_train_steps(experiment)
     run_evaluation = _make_evaluation(experiment, splits)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
@@ -242,11 +245,6 @@ def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> A
         return result
 
     return run_evaluation
-
-
-def _splits(experiment: Experiment) -> Iterator[tuple[str, data.Split]]:
-    for name in ("train", "validation", "test"):
-        yield name, getattr(experiment.dataset, name)
 
 
 def _lines(experiment: Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
