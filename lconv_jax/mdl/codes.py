@@ -1,0 +1,209 @@
+"""A network as bytes and back: the description whose length the bounds charge.
+
+A file holds the number of the language's version, the length of the coded part, the coded part and
+a CRC-32, so that its end is known without an end of file: files are a prefix-free language. All
+that a prediction needs is inside. The modules that `decoder_digest` reads are the language, fixed
+before it was used on the data that bounds are given for; how an encoder searches in it is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lconv_jax.mdl.canonical import canonical, reorder
+from lconv_jax.mdl.coder import DamagedError, Decoder, Encoder
+from lconv_jax.mdl.language import (
+    CODES,
+    Choice,
+    as_matrix,
+    code_header,
+    code_layer,
+    code_matrix,
+    matrix_grid,
+    may_sort,
+)
+from lconv_jax.mdl.network import (
+    Layer,
+    Network,
+    Term,
+    check_integers,
+    layer_output,
+    output_shapes,
+)
+from lconv_jax.mdl.supports import SUPPORTS, Grid, make_plan
+from lconv_jax.mdl.values import VALUES, code_values, fits, nearest_before
+
+# Each language that was ever run on the data of a bound has a number, which every file starts with,
+# and the digest of its modules.
+LANGUAGES = {
+    1: "82519e49e16fd440dd4acad90f50eae00cc6631f0309ab92577a2e55e9867e43",
+}
+VERSION = max(LANGUAGES)
+
+# `layer` numbers the sets of a whole matrix, in time of cells × digits.
+_MOST_WORK = 4e10
+# Beyond this many, only two codes for values are compared.
+_MANY_VALUES = 100_000
+
+
+def encode(network: Network, code: str = "shortest") -> bytes:
+    """The file of an integer network.
+
+    Args:
+      network: made of integers of 64 bits; at most two terms a layer.
+      code: one of CODES for every layer, or "shortest": the best one for each. With "raw" and
+        "theorem2" every weight of the network is described; the others describe its `canonical`
+        form, whose hidden units come in an order of the code's own.
+
+    Returns:
+      The file's bytes. 8 · len is the length of the description in bits.
+
+    Raises:
+      ValueError: the network is not made of integers, its shapes do not fit, or a code is unknown
+        or would take too long ("layer" on millions of weights).
+    """
+    if code not in (*CODES, "shortest"):
+        raise ValueError(f"code = {code!r} must be one of {', '.join(CODES)} or shortest")
+    if code in ("raw", "theorem2"):
+        check_integers(network)
+    else:
+        network = canonical(network)
+    shapes, count = output_shapes(network), len(network.layers)
+    encoder = Encoder()
+    code_header(encoder, network)
+    for number in range(1, count + 1):
+        layer, last = network.layers[number - 1], number == count
+        if len(layer.terms) > 2:
+            raise ValueError(f"layer {number} has {len(layer.terms)} terms; a file holds 1 or 2")
+        sortable = may_sort(layer, last)
+        choices = [_choose(term, shapes[term.source], code, sortable) for term in layer.terms]
+        if sortable and choices[0].plan is not None:
+            network = reorder(network, number, choices[0].plan.order)
+        code_layer(encoder, network.layers[number - 1], choices, shapes[:number], last)
+    payload = encoder.getvalue()
+    body = bytes([VERSION]) + _varint(len(payload)) + payload
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def decode(file: bytes) -> Network:
+    """The network of a file.
+
+    Raises:
+      DamagedError: a ValueError that says how the bytes differ from what `encode` writes.
+    """
+    if not file:
+        raise DamagedError("the file is empty")
+    if file[0] != VERSION:
+        raise DamagedError(
+            f"the file starts with {file[0]}, and this is version {VERSION} of the code: it is no "
+            "description of a network, or was written by another version of lconv_jax"
+        )
+    length, start = _read_varint(file, 1)
+    end = start + length + 4
+    if len(file) < end:
+        raise DamagedError(f"the file is cut short: {len(file)} bytes of {end}")
+    if len(file) > end:
+        raise DamagedError(f"the file is longer than it says: {len(file)} bytes, not {end}")
+    if zlib.crc32(file[: end - 4]) != int.from_bytes(file[end - 4 :], "little"):
+        raise DamagedError("the file is damaged: its checksum is not that of its contents")
+    try:
+        return _decode_payload(file[start : end - 4])
+    except DamagedError as error:
+        raise DamagedError(f"the file is damaged: {error}") from None
+    except (ValueError, OverflowError, IndexError, MemoryError) as error:
+        raise DamagedError(f"the file is damaged: it holds no network ({error})") from None
+
+
+def decoder_digest() -> str:
+    """SHA-256 (hex) of the modules that give a file its meaning."""
+    sha = hashlib.sha256()
+    for name in ("network", "coder", "supports", "values", "language"):
+        sha.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return sha.hexdigest()
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow (LEB128)."""
+    groups = [value >> shift & 127 for shift in range(0, max(1, value.bit_length()), 7)]
+    return bytes([*(group | 128 for group in groups[:-1]), groups[-1]])
+
+
+def _read_varint(file: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index, byte in enumerate(file[at : at + 9]):
+        value |= (byte & 127) << 7 * index
+        if byte < 128:
+            if index and not byte:
+                raise DamagedError("the file is damaged: its length has an empty digit")
+            return value, at + index + 1
+    raise DamagedError("the file is cut short: its length has no end")
+
+
+def _decode_payload(payload: bytes) -> Network:
+    decoder = Decoder(payload)
+    network, count = code_header(decoder, None)
+    shapes = [network.input_shape]
+    layers: list[Layer] = []
+    for number in range(1, count + 1):
+        layers.append(code_layer(decoder, None, None, shapes, number == count))
+        shapes.append(layer_output(layers[-1], shapes))
+    network = network._replace(layers=tuple(layers))
+    output_shapes(network)
+    decoder.finish()
+    return network
+
+
+def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Choice:
+    """The cheapest way to code a term that reads an array of this shape, within a code or any."""
+    if code in ("raw", "theorem2"):
+        return Choice(code, VALUES[0], None)
+    grid, matrix = matrix_grid(term, shape), as_matrix(term)
+    density = np.count_nonzero(matrix) / max(1, matrix.size)
+    modes: Sequence[str] = (code,)
+    if code == "shortest":
+        modes = [mode for mode in SUPPORTS if mode != "full" or density > 0.1]
+        if _layer_work(matrix) > _MOST_WORK:
+            modes = [mode for mode in modes if mode not in ("layer", "near")]
+    elif code == "layer" and _layer_work(matrix) > _MOST_WORK:
+        raise ValueError(
+            f"code = 'layer' would take minutes on {matrix.size} weights; choose another"
+        )
+    options = []
+    for mode in modes:
+        for mask in (False, True) if mode in ("unit", "local") else (False,):
+            plan = make_plan(matrix != 0, grid, mode, sortable, mask, matrix)
+            ordered = matrix[:, plan.order]
+            choice = Choice(mode, _choose_values(ordered, grid, mode == "full"), plan)
+            encoder = Encoder()
+            code_matrix(encoder, choice, ordered, grid, matrix.shape[1], sortable)
+            options.append((encoder.bits, choice))
+    return min(options, key=lambda option: option[0])[1]
+
+
+def _choose_values(matrix: NDArray[np.int64], grid: Grid, with_zero: bool) -> str:
+    support = np.ones_like(matrix, bool) if with_zero else matrix != 0
+    values, neighbours = matrix.T[support.T], nearest_before(support, grid)
+    modes = VALUES if len(values) <= _MANY_VALUES else ("range", "digits")
+    bits = {}
+    for mode in modes:
+        if fits(values, mode, with_zero):
+            encoder = Encoder()
+            code_values(encoder, values, neighbours, mode, with_zero)
+            bits[mode] = encoder.bits
+    return min(bits, key=bits.__getitem__)
+
+
+def _layer_work(matrix: NDArray[np.int64]) -> float:
+    """Cells times the binary digits of the number of sets."""
+    cells, nonzeros = matrix.size, np.count_nonzero(matrix)
+    share = nonzeros / max(1, cells)
+    if not 0 < share < 1:
+        return 0.0
+    return cells * cells * -(share * math.log2(share) + (1 - share) * math.log2(1 - share))
