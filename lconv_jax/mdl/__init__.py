@@ -11,7 +11,15 @@ from lconv_jax.mdl.canonical import canonical
 from lconv_jax.mdl.coder import DamagedError
 from lconv_jax.mdl.codes import decode, encode
 from lconv_jax.mdl.language import CODES
-from lconv_jax.mdl.network import Layer, Network, Term, count_errors, evaluate, predict
+from lconv_jax.mdl.network import (
+    Layer,
+    Network,
+    Term,
+    count_errors,
+    count_weights,
+    evaluate,
+    predict,
+)
 
 __all__ = [
     "CODES",
@@ -21,6 +29,7 @@ __all__ = [
     "Term",
     "canonical",
     "count_errors",
+    "count_weights",
     "decode",
     "encode",
     "evaluate",

@@ -25,7 +25,8 @@ def canonical(network: Network) -> Network:
     A hidden unit goes if nothing reads it, or if it is zero for every input: no weights come in and
     its bias is not positive. One whose weights are all zero and whose bias is positive is a
     constant, and moves into the biases of its readers, where these are dense. Taps of local layers
-    that lie on the padding, and read nothing, become zero.
+    that lie on the padding, and read nothing, become zero. A local layer, or one that a local layer
+    reads, keeps a unit even if all are dead.
 
     Raises:
       ValueError: the network is not made of integers, or its shapes do not fit.
@@ -89,6 +90,9 @@ def _drop_dead(network: Network, index: int) -> Network:
         if folded is not network:
             network, is_read = folded, is_read & ~constant
     alive = is_read & (has_weights | constant)
+    # `evaluate` takes no local layer without units or inputs.
+    if count and any(term.kind == "local" for term in (*layer.terms, *readers)):
+        alive[0] |= not alive.any()
     return network if alive.all() else reorder(network, index, np.flatnonzero(alive))
 
 
@@ -101,7 +105,7 @@ def _by_channel(term: Term, channels: int) -> tuple[int, int, int]:
 def _fold_constants(network: Network, index: int, constant: NDArray[np.bool_]) -> Network:
     """Moves the constant units of a layer into its dense readers' biases."""
     layer = network.layers[index - 1]
-    values = (np.where(constant, layer.bias, 0) >> layer.shift).astype(object)
+    values = np.where(constant, layer.bias, 0).astype(object) >> layer.shift
     if layer.pool:
         values = values * math.prod(term_output(layer.terms[0], output_shapes(network))[:-1])
     layers = list(network.layers)

@@ -51,6 +51,10 @@ VERSION = max(LANGUAGES)
 _MOST_WORK = 4e10
 # Beyond this many, only two codes for values are compared.
 _MANY_VALUES = 100_000
+# Tables of values send the steps between them, which must fit 64 bits; `digits` has no such limit.
+_MOST_IN_TABLE = 1 << 62
+# More layers than this are taken for damage.
+_MOST_LAYERS = 1 << 16
 
 
 def encode(network: Network, code: str = "shortest") -> bytes:
@@ -66,22 +70,19 @@ def encode(network: Network, code: str = "shortest") -> bytes:
       The file's bytes. 8 · len is the length of the description in bits.
 
     Raises:
-      ValueError: the network is not made of integers, its shapes do not fit, or a code is unknown
-        or would take too long ("layer" on millions of weights).
+      ValueError: the network is not made of integers, its shapes do not fit or are none that a file
+        holds, or a code is unknown or would take too long ("layer" on millions of weights).
     """
     if code not in (*CODES, "shortest"):
         raise ValueError(f"code = {code!r} must be one of {', '.join(CODES)} or shortest")
-    if code in ("raw", "theorem2"):
-        check_integers(network)
-    else:
+    _check_describable(network)
+    if code not in ("raw", "theorem2"):
         network = canonical(network)
     shapes, count = output_shapes(network), len(network.layers)
     encoder = Encoder()
     code_header(encoder, network)
     for number in range(1, count + 1):
         layer, last = network.layers[number - 1], number == count
-        if len(layer.terms) > 2:
-            raise ValueError(f"layer {number} has {len(layer.terms)} terms; a file holds 1 or 2")
         sortable = may_sort(layer, last)
         choices = [_choose(term, shapes[term.source], code, sortable) for term in layer.terms]
         if sortable and choices[0].plan is not None:
@@ -117,7 +118,7 @@ def decode(file: bytes) -> Network:
         return _decode_payload(file[start : end - 4])
     except DamagedError as error:
         raise DamagedError(f"the file is damaged: {error}") from None
-    except (ValueError, OverflowError, IndexError, MemoryError) as error:
+    except (ValueError, OverflowError, IndexError, MemoryError, RecursionError) as error:
         raise DamagedError(f"the file is damaged: it holds no network ({error})") from None
 
 
@@ -127,6 +128,25 @@ def decoder_digest() -> str:
     for name in ("network", "coder", "supports", "values", "language"):
         sha.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return sha.hexdigest()
+
+
+def _check_describable(network: Network) -> None:
+    """Raises ValueError for a network that a file does not hold."""
+    check_integers(network)
+    output_shapes(network)
+    shape, layers = network.input_shape, network.layers
+    if not 2 <= len(shape) <= 3 or min(shape) < 1:
+        raise ValueError(f"input_shape = {shape} must be [*sides, channels] with 1 or 2 sides")
+    if len(layers) > _MOST_LAYERS:
+        raise ValueError(f"the network has {len(layers)} layers; a file holds {_MOST_LAYERS}")
+    for number, layer in enumerate(layers, 1):
+        if len(layer.terms) > 2:
+            raise ValueError(f"layer {number} has {len(layer.terms)} terms; a file holds 1 or 2")
+        for array in (layer.bias, *(term.kernel for term in layer.terms)):
+            if array.max(initial=0) >= 1 << 63:
+                raise ValueError(f"layer {number} has integers of more than 64 bits, with sign")
+    if layers[-1].pool and layers[-1].terms[0].kind != "dense":
+        raise ValueError("the last layer is pooled; in a file, a dense layer comes after pooling")
 
 
 def _varint(value: int) -> bytes:
@@ -149,6 +169,8 @@ def _read_varint(file: bytes, at: int) -> tuple[int, int]:
 def _decode_payload(payload: bytes) -> Network:
     decoder = Decoder(payload)
     network, count = code_header(decoder, None)
+    if count > _MOST_LAYERS:
+        raise DamagedError(f"it has more than {_MOST_LAYERS} layers")
     shapes = [network.input_shape]
     layers: list[Layer] = []
     for number in range(1, count + 1):
@@ -191,6 +213,8 @@ def _choose_values(matrix: NDArray[np.int64], grid: Grid, with_zero: bool) -> st
     support = np.ones_like(matrix, bool) if with_zero else matrix != 0
     values, neighbours = matrix.T[support.T], nearest_before(support, grid)
     modes = VALUES if len(values) <= _MANY_VALUES else ("range", "digits")
+    if max(int(values.max(initial=0)), -int(values.min(initial=0))) >= _MOST_IN_TABLE:
+        modes = ("digits",)
     bits = {}
     for mode in modes:
         if fits(values, mode, with_zero):

@@ -51,6 +51,8 @@ def quantize(
         # The terms of a layer add up, so their integers must have one unit.
         kernels = [term.kernel * units[term.source] for term in layer.terms]
         step, found = _levels(kernels, depth, method)
+        # A layer of biases alone is measured by the largest of them.
+        step = step or float(np.abs(layer.bias).max(initial=0)) / 2**bias_bits or 1.0
         terms = tuple(
             term._replace(kernel=kernel) for term, kernel in zip(layer.terms, found, strict=True)
         )
@@ -90,6 +92,8 @@ def round_bias(bias: NDArray[Any], bits: int) -> NDArray[np.int64]:
     """Integers that are multiples of one power of two, the largest with at most `bits` digits."""
     peak = int(np.abs(np.rint(bias)).max(initial=0))
     step = 2.0 ** max(0, peak.bit_length() - bits)
+    if peak and np.rint(peak / step) >= 2**bits:  # rounded up to one digit more
+        step *= 2
     return (np.rint(bias / step) * step).astype(np.int64)
 
 
@@ -104,12 +108,12 @@ def _scale_inputs(term: Term, scale: NDArray[Any]) -> Term:
 def _levels(
     kernels: list[NDArray[Any]], depth: int, method: str
 ) -> tuple[float, list[NDArray[np.int64]]]:
-    """A step and integer kernels, kernel ≈ step · integers."""
+    """A step and integer kernels, kernel ≈ step · integers; the step is 0 if all weights are."""
     weights = np.concatenate([kernel.reshape(-1) for kernel in kernels])
     weights = weights[weights != 0]
     peak = float(np.abs(weights).max(initial=0))
     if peak == 0:
-        return 1.0, [kernel.astype(np.int64) for kernel in kernels]
+        return 0.0, [kernel.astype(np.int64) for kernel in kernels]
     if method == "kmeans":
         return _cluster(kernels, weights, depth, peak / 127)
     candidates = [peak / depth * share for share in np.linspace(0.3, 1.0, 29)]

@@ -1,0 +1,143 @@
+"""From a trained state to a file and what the file proves.
+
+The bound holds for every file of the language at once, so networks may be searched on the training
+set as one likes: how the levels are chosen here is free, and only the file's length is charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from lconv_jax import data, evaluate, export, mdl, steps
+from lconv_jax.mdl.quantize import quantize
+
+# Largest levels that are tried for all layers at once, before layers are tried one by one.
+DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
+_BIAS_BITS = 6
+
+
+class Certificate(NamedTuple):
+    """What a file proves about the data its network was trained on.
+
+    bits: 8 times the file's bytes.
+    errors: of the decoded network, among all training examples as they are stored.
+    num_examples: m.
+    delta: the probability that the bounds fail.
+    """
+
+    bits: int
+    errors: int
+    num_examples: int
+    delta: float
+
+    @property
+    def error(self) -> float:
+        """The training error, L_S."""
+        return self.errors / self.num_examples
+
+    def bounds(self) -> dict[str, float]:
+        """Bounds on the error L_D, by name: see `mdl.bounds`."""
+        given = self.error, self.bits, self.num_examples, self.delta
+        return {
+            "occam": float(mdl.occam_bound(*given)),
+            "kraft": float(mdl.kraft_bound(*given)),
+            "kl": float(mdl.kl_bound(*given)),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The certificate under the names of metrics.jsonl."""
+        bounds = self.bounds()
+        return {
+            "mdl/bits": self.bits,
+            "mdl/train_error": self.error,
+            "mdl/occam_bound": bounds["occam"],
+            "mdl/kl_bound": bounds["kl"],
+        }
+
+
+def certify(file: bytes, train: data.Split, delta: float) -> Certificate:
+    """Decodes a file and counts its network's errors on all training examples, unaugmented."""
+    network = mdl.decode(file)
+    errors = mdl.count_errors(network, np.asarray(train.images), np.asarray(train.labels))
+    return Certificate(8 * len(file), errors, len(train.labels), delta)
+
+
+def export_state(
+    config: Any,
+    model: nn.Module,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    state: Any,
+) -> mdl.Network:
+    """The floating-point network of a training state, on images as they are stored.
+
+    Normalisation is folded in with the statistics that evaluation uses at this step, and a
+    permutation of the pixels is undone.
+
+    Raises:
+      ValueError: the run permutes the pixels of a convolution or a local layer.
+    """
+    arrange = steps.make_arrange(config, dataset.image_shape)
+    make = evaluate.make_statistics
+    statistics = make(model, steps.make_augment(config), arrange, config.train.batch_size, mesh)
+    key = steps.key_for(config.seed, steps.STATISTICS, int(state.step))
+    stats = statistics(state.params, state.batch_stats, dataset.train.images, key)
+    variables = jax.device_get({"params": state.params, "batch_stats": stats})
+    network = export.export(model, variables, dataset.image_shape, input_code="centred")
+    if dataset.train.images.dtype != np.uint8:
+        network = network._replace(input_code="fixed")
+    elif all(term.kind == "dense" for layer in network.layers for term in layer.terms):
+        # Without padding, dark backgrounds may as well be zero: biases become small numbers.
+        network = export.export(model, variables, dataset.image_shape, input_code="black")
+    if config.data.permute:
+        order = steps.permutation(config.seed, dataset.image_shape)
+        network = export.unpermute(network, order)
+    return network
+
+
+def shortest_description(
+    network: mdl.Network,
+    train: data.Split,
+    delta: float,
+    *,
+    depths: Sequence[int] = DEPTHS,
+    refine: bool = True,
+) -> tuple[bytes, Certificate]:
+    """The file with the smallest kl bound among those that rounding a network leads to.
+
+    Every depth is tried for all layers; then, if `refine`, the next smaller and larger one for each
+    layer in turn, for as long as the bound falls.
+
+    Args:
+      network: floating-point weights.
+      train: all training examples, as stored.
+      delta: the probability that the bound fails.
+      depths: largest levels, ascending.
+    """
+    tried: dict[tuple[int, ...], tuple[bytes, Certificate]] = {}
+
+    def bound(choice: tuple[int, ...]) -> float:
+        if choice not in tried:
+            file = mdl.encode(quantize(network, [depths[i] for i in choice], bias_bits=_BIAS_BITS))
+            tried[choice] = file, certify(file, train, delta)
+        return tried[choice][1].bounds()["kl"]
+
+    layers = len(network.layers)
+    best = min(((index,) * layers for index in range(len(depths))), key=bound)
+    improved = refine
+    while improved:
+        near = [
+            (*best[:layer], best[layer] + step, *best[layer + 1 :])
+            for layer in range(layers)
+            for step in (-1, 1)
+            if 0 <= best[layer] + step < len(depths)
+        ]
+        found = min(near, key=bound, default=best)
+        improved = bound(found) < bound(best)
+        best = found if improved else best
+    return tried[best]

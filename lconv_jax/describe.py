@@ -1,0 +1,141 @@
+"""Describes a finished run's network in bits: `python -m lconv_jax.describe RUN_DIR`.
+
+Prints what each code makes of the network, the bounds on its test error, and its training and test
+error, and writes the shortest description as a file that `lconv_jax.predict` reads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+from absl import app, flags, logging
+from rich import box, console, table
+
+from lconv_jax import certify, data, mdl, train
+from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
+
+SHORT_DIR = "short"
+_OUT = flags.DEFINE_string("out", None, "The file to write; RUN_DIR/model.lconv by default.")
+
+
+def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
+    """The experiment of a run directory, its newest network in floating point, and that one's step.
+
+    Raises:
+      ValueError: the directory holds no run, or none with a checkpoint; or its network cannot be
+        described (see `certify.export_state`).
+    """
+    if not os.path.exists(os.path.join(run_dir, CONFIG_FILE)):
+        raise ValueError(f"{run_dir} has no {CONFIG_FILE}: it is not the --workdir of a run")
+    experiment = train.prepare(read_config(run_dir))
+    with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
+        found = checkpoints.restore(experiment.state_shapes)
+    if found is None:
+        raise ValueError(f"{run_dir} has no checkpoint yet; let the run save one first")
+    step, state = found
+    config, dataset, model, _, mesh, _ = experiment
+    return experiment, certify.export_state(config, model, dataset, mesh, state), step
+
+
+def describe(run_dir: str) -> tuple[bytes, certify.Certificate, train.Experiment, str]:
+    """The description of a run's network with the smallest kl bound.
+
+    Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left.
+
+    Returns:
+      The file, its certificate, the experiment, and which candidate it is.
+    """
+    experiment, network, step = load_run(run_dir)
+    split, delta = experiment.dataset.train, experiment.config.log.delta
+    file, certificate = certify.shortest_description(network, split, delta)
+    origin = f"the checkpoint of step {step}, rounded"
+    for name, candidate in shortened_files(run_dir).items():
+        found = certify.certify(candidate, split, delta)
+        if found.bounds()["kl"] < certificate.bounds()["kl"]:
+            file, certificate, origin = candidate, found, name
+    return file, certificate, experiment, origin
+
+
+def shortened_files(run_dir: str) -> dict[str, bytes]:
+    """What `lconv_jax.shorten` wrote for a run, by path."""
+    folder = os.path.join(run_dir, SHORT_DIR)
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    files = {}
+    for name in names:
+        if name.endswith(".lconv"):
+            path = os.path.join(folder, name)
+            with open(path, "rb") as stream:
+                files[path] = stream.read()
+    return files
+
+
+def code_lengths(network: mdl.Network) -> dict[str, int]:
+    """Bits of the file that each code makes of an integer network, without those too slow for it."""
+    lengths = {}
+    for code in (*mdl.CODES, "shortest"):
+        try:
+            lengths[code] = 8 * len(mdl.encode(network, code))
+        except ValueError:
+            continue
+    return lengths
+
+
+def report(
+    file: bytes, certificate: certify.Certificate, test: data.Split
+) -> tuple[table.Table, list[str]]:
+    """The table of codes, and what is to be said below it."""
+    network = mdl.decode(file)
+    grid = table.Table(
+        "code", *("bits", "occam", "kraft", "kl"), box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    weights, nonzeros, distinct = mdl.count_weights(network)
+    formula = float(mdl.theorem2_bits(nonzeros, distinct, max(1, weights), 32))
+    lengths: Mapping[str, float] = {"theorem2, formula": formula} | code_lengths(network)
+    for name, bits in lengths.items():
+        bounds = certificate._replace(bits=math.ceil(bits)).bounds()
+        numbers = (f"{bounds[key]:.4f}" for key in ("occam", "kraft", "kl"))
+        grid.add_row(name, f"{bits:,.0f}", *numbers)
+    errors = mdl.count_errors(network, np.asarray(test.images), np.asarray(test.labels))
+    units = " → ".join(str(len(layer.bias)) for layer in network.layers)
+    lines = [
+        f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values",
+        f"training error: {certificate.error:.4f} ({certificate.errors:,} of "
+        f"{certificate.num_examples:,})",
+        f"bound: with probability {1 - certificate.delta:g} the error on new data is at most "
+        f"{certificate.bounds()['kl']:.4f} (kl)",
+        test_line(errors, len(test.labels)),
+    ]
+    return grid, lines
+
+
+def test_line(errors: int, count: int) -> str:
+    """The line that `describe` and `predict` both print."""
+    return f"test error: {errors / count:.4f}"
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.describe RUN_DIR")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        file, certificate, experiment, origin = describe(argv[1])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    grid, lines = report(file, certificate, experiment.dataset.test)
+    console.Console(width=100).print(grid)
+    print("\n".join([f"network: {origin}", *lines]))
+    out = _OUT.value or os.path.join(argv[1], "model.lconv")
+    with open(out, "wb") as stream:
+        stream.write(file)
+    print(f"file: {out}, {len(file):,} bytes")
+
+
+if __name__ == "__main__":
+    app.run(main)
