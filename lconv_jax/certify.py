@@ -19,6 +19,8 @@ from lconv_jax.mdl.quantize import quantize
 # Largest levels that are tried for all layers at once, before layers are tried one by one.
 DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
 _BIAS_BITS = 6
+# A network of more weights than this takes a while to encode, and is tried with these only.
+_MANY, _FEW_DEPTHS = 50_000, (3, 7, 15)
 
 
 class Certificate(NamedTuple):
@@ -111,7 +113,8 @@ def shortest_description(
     """The file with the smallest kl bound among those that rounding a network leads to.
 
     Every depth is tried for all layers; then, if `refine`, the next smaller and larger one for each
-    layer in turn, for as long as the bound falls.
+    layer in turn, for as long as the bound falls. Of networks with more than 50 000 weights only
+    three depths are tried.
 
     Args:
       network: floating-point weights.
@@ -119,6 +122,8 @@ def shortest_description(
       delta: the probability that the bound fails.
       depths: largest levels, ascending.
     """
+    if sum(np.count_nonzero(t.kernel) for layer in network.layers for t in layer.terms) > _MANY:
+        depths, refine = [depth for depth in depths if depth in _FEW_DEPTHS] or depths, False
     tried: dict[tuple[int, ...], tuple[bytes, Certificate]] = {}
 
     def bound(choice: tuple[int, ...]) -> float:

@@ -85,8 +85,14 @@ KEYS: dict[str, Key] = {
     "train.batch_size": Key(512, *_at_least(2), "examples per step, over all devices"),
     "log.every_steps": Key(1, *_at_least(1), "metrics.jsonl gets every n-th training step"),
     "log.eval_every_epochs": Key(10, *_at_least(1), "evaluate every n-th epoch, and at the end"),
+    "log.describe_every_epochs": Key(
+        0,
+        *_at_least(0),
+        "describe the network as a file every n-th epoch, and at the end, and log its bits and "
+        "bounds; 0: never",
+    ),
     "log.bits_per_value": Key(32, *_at_least(1), "b of the description-length estimate"),
-    "log.delta": Key(0.05, "in (0, 1)", lambda v: 0 < v < 1, "δ of the bound's estimate"),
+    "log.delta": Key(0.05, "in (0, 1)", lambda v: 0 < v < 1, "δ of the bounds"),
     "checkpoint.every_epochs": Key(10, *_at_least(1), "save every n-th epoch, and at the end"),
     "checkpoint.keep": Key(2, *_at_least(2), "checkpoints kept"),
     "sharding.data": Key(-1, *_DEVICES, "devices the batch is split over"),
@@ -201,6 +207,13 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
         raise ConfigError(
             "config.optimizer.l1.conv and l1.fc are both 0, so beta_lasso would regularise "
             "nothing; set one, or choose config.optimizer.name=sgd"
+        )
+    dense = flat["model.name"] == "three_fc" or flat["model.name"].endswith("_fc")
+    if flat["log.describe_every_epochs"] and flat["data.permute"] and not dense:
+        raise ConfigError(
+            f"config.log.describe_every_epochs = {flat['log.describe_every_epochs']} cannot be "
+            f"with config.data.permute: {flat['model.name']} on permuted pixels is no such network "
+            "on the image; set it to 0"
         )
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags, logging
@@ -21,6 +22,15 @@ from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
 
 SHORT_DIR = "short"
 _OUT = flags.DEFINE_string("out", None, "The file to write; RUN_DIR/model.lconv by default.")
+
+
+class Description(NamedTuple):
+    """A file, what it proves, which candidate it is, and the experiment it describes."""
+
+    file: bytes
+    certificate: certify.Certificate
+    origin: str
+    experiment: train.Experiment
 
 
 def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
@@ -42,23 +52,32 @@ def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
     return experiment, certify.export_state(config, model, dataset, mesh, state), step
 
 
-def describe(run_dir: str) -> tuple[bytes, certify.Certificate, train.Experiment, str]:
+def describe(run_dir: str, *, shortened_only: bool = False) -> Description:
     """The description of a run's network with the smallest kl bound.
 
     Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left.
 
-    Returns:
-      The file, its certificate, the experiment, and which candidate it is.
+    Args:
+      run_dir: a --workdir of `lconv_jax.main`.
+      shortened_only: leave the checkpoint's network out, which takes minutes where it is dense.
+
+    Raises:
+      ValueError: there is no run, no checkpoint, or nothing to choose from.
     """
     experiment, network, step = load_run(run_dir)
     split, delta = experiment.dataset.train, experiment.config.log.delta
-    file, certificate = certify.shortest_description(network, split, delta)
-    origin = f"the checkpoint of step {step}, rounded"
-    for name, candidate in shortened_files(run_dir).items():
-        found = certify.certify(candidate, split, delta)
-        if found.bounds()["kl"] < certificate.bounds()["kl"]:
-            file, certificate, origin = candidate, found, name
-    return file, certificate, experiment, origin
+    found = [
+        Description(file, certify.certify(file, split, delta), name, experiment)
+        for name, file in shortened_files(run_dir).items()
+    ]
+    if not shortened_only:
+        rounded = certify.shortest_description(network, split, delta)
+        found.insert(
+            0, Description(*rounded, f"the checkpoint of step {step}, rounded", experiment)
+        )
+    if not found:
+        raise ValueError(f"{run_dir} has no {SHORT_DIR}/; run lconv_jax.shorten on it first")
+    return min(found, key=lambda each: each.certificate.bounds()["kl"])
 
 
 def shortened_files(run_dir: str) -> dict[str, bytes]:
@@ -75,7 +94,7 @@ def shortened_files(run_dir: str) -> dict[str, bytes]:
 
 
 def code_lengths(network: mdl.Network) -> dict[str, int]:
-    """Bits of the file that each code makes of an integer network, without those too slow for it."""
+    """Bits of the file that each code makes of an integer network; too slow ones are left out."""
     lengths = {}
     for code in (*mdl.CODES, "shortest"):
         try:
@@ -125,7 +144,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.describe RUN_DIR")
     logging.set_verbosity(logging.WARNING)
     try:
-        file, certificate, experiment, origin = describe(argv[1])
+        file, certificate, origin, experiment = describe(argv[1])
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     grid, lines = report(file, certificate, experiment.dataset.test)

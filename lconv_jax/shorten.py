@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
-from numpy.typing import NDArray
 
 from lconv_jax import certify, data, export, mdl
 from lconv_jax.describe import SHORT_DIR, load_run
@@ -33,11 +32,13 @@ _BIAS_BITS = flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's la
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0)
 
 FRONTIER_FILE = "frontier.json"
-_BATCH = 512
+_BATCH = 256
 _LEARNING_RATE = 0.02  # in levels a step
 _B2 = 0.99
 # Beyond this many weights a network is not worth encoding on the way.
-_MOST_WEIGHTS = 6000
+_MOST_WEIGHTS = 2000
+# Units without weights are dropped, and the rest compiled anew, at this share of the size.
+_COMPACT = 0.7
 # A search ends when the bound is this much above the best, or so few weights are left.
 _GIVE_UP = 0.06
 _LEAST_WEIGHTS = 60
@@ -72,36 +73,33 @@ def round_straight_through(x: jax.Array) -> jax.Array:
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def rounded(network: mdl.Network, scales: Scales, levels: Any, masks: Any) -> mdl.Network:
-    """The floating-point network that the rounded levels stand for."""
+def rounded(levels: mdl.Network, scales: Scales, masks: Any) -> mdl.Network:
+    """The floating-point network that the levels, rounded, stand for; masked ones are zero."""
     tree = [
         {
             "kernels": [
                 round_straight_through(kernel) * mask * scale
-                for kernel, mask, scale in zip(layer["kernels"], mask_, scale_, strict=True)
+                for kernel, mask, scale in zip(layer["kernels"], *rest, strict=True)
             ],
             "bias": round_straight_through(layer["bias"]) * bias,
         }
-        for layer, mask_, scale_, bias in zip(
-            levels, masks, scales.kernels, scales.bias, strict=True
+        for layer, bias, *rest in zip(
+            export.weights(levels), scales.bias, masks, scales.kernels, strict=True
         )
     ]
-    return export.with_weights(network, tree)
+    return export.with_weights(levels, tree)
 
 
-def integer_network(network: mdl.Network, scales: Scales, levels: Any, masks: Any) -> mdl.Network:
-    """The integer network of the rounded levels."""
+def integer_network(levels: mdl.Network, scales: Scales) -> mdl.Network:
+    """The integer network of the levels, rounded."""
     tree = [
         {
-            "kernels": [
-                np.rint(np.asarray(kernel) * np.asarray(mask)).astype(np.int64)
-                for kernel, mask in zip(layer["kernels"], mask_, strict=True)
-            ],
-            "bias": np.rint(np.asarray(layer["bias"])).astype(np.int64) << shift,
+            "kernels": [np.rint(kernel).astype(np.int64) for kernel in layer["kernels"]],
+            "bias": np.rint(layer["bias"]).astype(np.int64) << shift,
         }
-        for layer, mask_, shift in zip(levels, masks, scales.bias_shift, strict=True)
+        for layer, shift in zip(export.weights(levels), scales.bias_shift, strict=True)
     ]
-    return export.with_weights(network, tree)
+    return export.with_weights(levels, tree)
 
 
 def drop_dead_units(network: mdl.Network) -> mdl.Network:
@@ -136,15 +134,15 @@ def search(
     depth: int = 7,
     bias_bits: int = 4,
     seed: int = 0,
-    epochs: int = 4,
+    steps: int = 500,
     cycles: int = 3,
 ) -> Iterator[tuple[bytes, certify.Certificate]]:
     """Files of ever shorter networks, with what each proves, until the bound has clearly risen.
 
-    A round removes the weights with the least ½ F w² per bit, where F is the diagonal of the
-    empirical Fisher information as Adam's second moment gives it (LeCun et al., "Optimal brain
-    damage", 1990), then trains in `cycles` of a cosine learning rate, with straight-through
-    rounding; removed weights stay zero. Each cycle gives a file.
+    A round trains in `cycles` of a cosine learning rate, under straight-through rounding, and each
+    cycle gives a file; then the weights with the least ½ F w² per bit are removed for good, where F
+    is the diagonal of the empirical Fisher information as Adam's second moment gives it (LeCun et
+    al., "Optimal brain damage", 1990).
 
     Args:
       network: floating-point weights.
@@ -153,116 +151,129 @@ def search(
       depth: largest level of a weight.
       bias_bits: binary digits of a layer's largest bias.
       seed: of the order of the examples.
-      epochs: of one cycle.
-      cycles: after each removal.
+      steps: of one cycle.
+      cycles: in each round, once the network is small enough to be encoded.
     """
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
-    levels = [
-        {
-            "kernels": [
-                jnp.asarray(kernel / scale, jnp.float32)
-                for kernel, scale in zip(layer["kernels"], scale_, strict=True)
-            ],
-            "bias": jnp.asarray(layer["bias"] / bias, jnp.float32),
-        }
-        for layer, scale_, bias in zip(
-            export.weights(network), scales.kernels, scales.bias, strict=True
-        )
-    ]
-    masks = [[jnp.asarray(term.kernel != 0) for term in layer.terms] for layer in network.layers]
-    inputs = INPUTS[network.input_code](np.asarray(train.images)) / INPUT_SCALE[network.input_code]
-    run_steps = make_steps(network, scales, jnp.asarray(inputs, jnp.float32), train.labels, depth)
-    params = {"levels": levels, "log_scale": jnp.zeros(())}
-    state = run_steps.initial(params)
-    per_epoch = max(1, len(train.labels) // _BATCH)
-    key, best = jax.random.key(seed), 1.0
+    levels = export.with_weights(
+        network,
+        [
+            {
+                "kernels": [k / scale for k, scale in zip(layer["kernels"], row, strict=True)],
+                "bias": layer["bias"] / bias,
+            }
+            for layer, row, bias in zip(
+                export.weights(network), scales.kernels, scales.bias, strict=True
+            )
+        ],
+    )
+    scale = INPUT_SCALE[network.input_code]
+    inputs = jnp.asarray(INPUTS[network.input_code](np.asarray(train.images)) / scale, jnp.float32)
+    labels = jnp.asarray(train.labels)
+    key, best, temperature = jax.random.key(seed), 1.0, jnp.zeros(())
+    run = None
     while True:
-        found = 1.0
-        weights = count_levels(params["levels"], masks)
-        for cycle in range(cycles if weights <= _MOST_WEIGHTS else 1):
+        masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
+        run = run or make_cycle(levels, scales, depth)
+        small, found = count_levels(levels) <= _MOST_WEIGHTS, 1.0
+        params = {"levels": _as_float32(levels), "temperature": temperature}
+        for _ in range(cycles if small else 1):
             key, order = jax.random.split(key)
-            params, state = run_steps.train(params, state, masks, order, epochs * per_epoch)
-            if weights <= _MOST_WEIGHTS:
-                integers = integer_network(network, scales, params["levels"], masks)
-                file = mdl.encode(integers)
+            params, moments = run(params, masks, inputs, labels, order, steps)
+            tree = jax.device_get(
+                jax.tree.map(jnp.multiply, params["levels"], _like(masks, levels))
+            )
+            levels = export.with_weights(levels, tree)
+            if small:
+                file = mdl.encode(integer_network(levels, scales))
                 certificate = certify.certify(file, train, delta)
                 found = min(found, certificate.bounds()["kl"])
                 yield file, certificate
-            del cycle
-        best = min(best, found)
-        weights = count_levels(params["levels"], masks)
+        temperature, best = params["temperature"], min(best, found)
+        weights = count_levels(levels)
         if weights <= _LEAST_WEIGHTS or found > best + _GIVE_UP:
             return
-        keep = 0.5 if weights > _MOST_WEIGHTS else 0.75 if weights > 1500 else 0.88
-        masks = remove(params["levels"], state.nu["levels"], masks, keep)
+        keep = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else 0.87
+        levels = remove(levels, jax.device_get(moments), keep)
+        smaller = drop_dead_units(levels)
+        if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
+            levels, run = smaller, None  # compiled anew for the new shapes
 
 
-class Steps(NamedTuple):
-    """The compiled parts of the search."""
+def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
+    """The compiled (params, masks, inputs, labels, key, steps) -> (params, second moments).
 
-    initial: Any  # params -> Adam's state
-    train: Any  # (params, state, masks, key, steps) -> (params, state)
-
-
-def make_steps(
-    network: mdl.Network, scales: Scales, inputs: jax.Array, labels: Any, depth: int
-) -> Steps:
-    """Adam on the cross-entropy of the rounded network, on batches drawn with replacement."""
+    Adam on the cross-entropy of the rounded network, with a cosine learning rate, on batches drawn
+    with replacement. `params` are the levels and the logarithm of a factor on the logits.
+    """
     adam = optax.scale_by_adam(b2=_B2)
-    labels = jnp.asarray(labels)
 
-    def loss(params: Any, masks: Any, index: jax.Array) -> jax.Array:
-        logits = export.apply(rounded(network, scales, params["levels"], masks), inputs[index])
-        logits = logits * jnp.exp(params["log_scale"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[index]).mean()
+    def loss(params: Any, masks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        network = rounded(export.with_weights(levels, params["levels"]), scales, masks)
+        logits = export.apply(network, x) * jnp.exp(params["temperature"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     @jax.jit
-    def train(params: Any, state: Any, masks: Any, key: jax.Array, steps: Any) -> Any:
+    def run(
+        params: Any, masks: Any, inputs: jax.Array, labels: jax.Array, key: jax.Array, steps: Any
+    ) -> Any:
         def body(step: Any, carry: Any) -> Any:
             params, state = carry
             index = jax.random.randint(jax.random.fold_in(key, step), (_BATCH,), 0, len(labels))
-            grads = jax.grad(loss)(params, masks, index)
+            grads = jax.grad(loss)(params, masks, inputs[index], labels[index])
             updates, state = adam.update(grads, state, params)
             rate = _LEARNING_RATE * (0.51 + 0.49 * jnp.cos(jnp.pi * step / steps))
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+            # Within half a level of the largest, so that every weight keeps a gradient.
             for layer in params["levels"]:
-                layer["kernels"] = [
-                    jnp.clip(k, -depth - 0.49, depth + 0.49) for k in layer["kernels"]
-                ]
+                most = depth + 0.49
+                layer["kernels"] = [jnp.clip(k, -most, most) for k in layer["kernels"]]
             return params, state
 
-        return jax.lax.fori_loop(0, steps, body, (params, state))
+        params, state = jax.lax.fori_loop(0, steps, body, (params, adam.init(params)))
+        return params, state.nu["levels"]
 
-    return Steps(adam.init, train)
+    return run
 
 
-def count_levels(levels: Any, masks: Any) -> int:
+def count_levels(levels: mdl.Network) -> int:
     """The number of weights that are not zero once rounded."""
-    return sum(int(live.sum()) for live in _live(levels, masks))
+    return sum(
+        int(np.count_nonzero(np.rint(term.kernel)))
+        for layer in levels.layers
+        for term in layer.terms
+    )
 
 
-def remove(levels: Any, second_moments: Any, masks: Any, keep: float) -> Any:
-    """Masks with the share `keep` of the weights that are not zero, the most useful per bit."""
-    live = _live(levels, masks)
-    moments = [np.asarray(k) for layer in second_moments for k in layer["kernels"]]
-    values = [np.rint(np.asarray(k)) for layer in levels for k in layer["kernels"]]
-    scores = []
-    for alive, moment, value in zip(live, moments, values, strict=True):
-        # What naming one more place costs, and about three bits for the value.
-        bits = np.log2(max(2.0, alive.size / max(1, alive.sum()))) + 3
-        scores.append(np.where(alive, moment * value**2 / bits, -1.0))
-    flat = np.concatenate([score[alive] for score, alive in zip(scores, live, strict=True)])
+def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network:
+    """The levels with a share `keep` of those that do not round to zero, the best per bit."""
+    tree = export.weights(levels)
+    scores: list[list[np.ndarray]] = []
+    for layer, moments in zip(tree, second_moments, strict=True):
+        scores.append([])
+        for kernel, moment in zip(layer["kernels"], moments["kernels"], strict=True):
+            value = np.rint(kernel)
+            # What naming one more place costs, and about three bits for the value.
+            bits = np.log2(max(2.0, value.size / max(1, np.count_nonzero(value)))) + 3
+            scores[-1].append(np.where(value != 0, moment * value**2 / bits, -1.0))
+    flat = np.concatenate([score[score >= 0] for row in scores for score in row])
     least = np.sort(flat)[int(len(flat) * (1 - keep))]
-    kept = iter([jnp.asarray(a & (s >= least)) for a, s in zip(live, scores, strict=True)])
-    return [[next(kept) for _ in layer] for layer in masks]
+    for layer, row in zip(tree, scores, strict=True):
+        pairs = zip(layer["kernels"], row, strict=True)
+        layer["kernels"] = [np.where(s >= max(least, 0), k, 0) for k, s in pairs]
+    return export.with_weights(levels, tree)
 
 
-def _live(levels: Any, masks: Any) -> list[NDArray[np.bool_]]:
+def _as_float32(levels: mdl.Network) -> Any:
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), export.weights(levels))
+
+
+def _like(masks: Any, levels: mdl.Network) -> Any:
+    """The masks as a tree like that of `export.weights`, with 1 for biases."""
     return [
-        (np.rint(np.asarray(kernel)) != 0) & np.asarray(mask)
-        for layer, row in zip(levels, masks, strict=True)
-        for kernel, mask in zip(layer["kernels"], row, strict=True)
+        {"kernels": row, "bias": jnp.ones(len(layer.bias))}
+        for row, layer in zip(masks, levels.layers, strict=True)
     ]
 
 

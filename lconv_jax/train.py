@@ -17,7 +17,7 @@ from absl import logging
 from flax import linen as nn
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, evaluate, metrics, models, sharding, steps
+from lconv_jax import analysis, certify, data, evaluate, metrics, models, sharding, steps
 from lconv_jax import config as config_lib
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.progress import make_progress
@@ -26,6 +26,8 @@ from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_sum
 
 # One call of the compiled loop is bounded to about this, so that a signal is answered in time.
 SECONDS_PER_CALL = 10.0
+# Largest levels that a description on the way is tried with; `lconv_jax.describe` tries more.
+_DEPTHS = (3, 7, 15)
 # Units of the first layer that pictures and histograms are made of.
 _SHOWN_UNITS = 4096
 
@@ -212,6 +214,11 @@ def _train(
                 writer.write(step, result)
                 writer.write_board(step, result)
                 _write_weights(experiment, state, writer, step)
+            every = per_epoch * config.log.describe_every_epochs
+            if every and (finished or step % every == 0):
+                result = _describe(experiment, state)
+                writer.write(step, result)
+                writer.write_board(step, result)
             show(step, writer.last | lines[-1])
             if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
                 writer.flush()
@@ -245,6 +252,16 @@ def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> A
         return result
 
     return run_evaluation
+
+
+def _describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
+    config, dataset, model, _, mesh, _ = experiment
+    network = certify.export_state(config, model, dataset, mesh, state)
+    _, certificate = certify.shortest_description(
+        network, dataset.train, config.log.delta, depths=_DEPTHS, refine=False
+    )
+    return certificate.metrics()
 
 
 def _lines(experiment: Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:

@@ -48,9 +48,14 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
 
 
 def read_config(workdir: str | os.PathLike[str]) -> Any:
-    """The `ConfigDict` of the run in a directory."""
+    """The `ConfigDict` of the run in a directory.
+
+    Keys that a version since then has added, and that do not change results, are at their defaults.
+    """
     with open(os.path.join(workdir, CONFIG_FILE), encoding="utf-8") as file:
-        return config_lib.unflatten(dict(config_lib.flatten(json.load(file)["config"])))
+        stored = dict(config_lib.flatten(json.load(file)["config"]))
+    defaults = {n: key.default for n, key in config_lib.KEYS.items() if config_lib.is_free(n)}
+    return config_lib.unflatten(defaults | stored)
 
 
 def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:

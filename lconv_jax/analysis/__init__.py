@@ -2,14 +2,18 @@
 
 from lconv_jax.analysis.filters import choose_filters, first_layer_filters, save_filters, tile
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
+from lconv_jax.analysis.structure import Structure, structure, support_bits
 
 __all__ = [
     "Locality",
+    "Structure",
     "choose_filters",
     "first_layer_filters",
     "locality",
     "save_filters",
     "shuffle_support",
+    "structure",
+    "support_bits",
     "tile",
     "window_share",
 ]

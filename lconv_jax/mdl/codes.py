@@ -212,7 +212,7 @@ def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Ch
 def _choose_values(matrix: NDArray[np.int64], grid: Grid, with_zero: bool) -> str:
     support = np.ones_like(matrix, bool) if with_zero else matrix != 0
     values, neighbours = matrix.T[support.T], nearest_before(support, grid)
-    modes = VALUES if len(values) <= _MANY_VALUES else ("range", "digits")
+    modes: tuple[str, ...] = VALUES if len(values) <= _MANY_VALUES else ("range", "digits")
     if max(int(values.max(initial=0)), -int(values.min(initial=0))) >= _MOST_IN_TABLE:
         modes = ("digits",)
     bits = {}

@@ -240,9 +240,6 @@ def test_integers_of_every_type_are_the_same_integers(dtype):
         assert encode(wide._replace(layers=layers), code) == encode(wide, code)
 
 
-# --- damage ---
-
-
 SMALL = encode(dense_network(np.array([[1, -2], [0, 3], [1, 1]]), np.array([[1, -1], [2, 0]])))
 
 
@@ -330,8 +327,17 @@ def test_damage_under_a_good_checksum_is_no_other_error(monkeypatch):
     assert "refused" in outcomes
     with pytest.raises(DamagedError, match="zero byte"):
         decode(framed(payload + b"\0"))
+
+
+def test_more_symbols_than_the_network_has_are_refused():
+    network, encoder = zeros(3, 2), Encoder()
+    code_header(encoder, network)
+    choice = language.Choice("raw", "range", None)
+    language.code_layer(encoder, network.layers[0], [choice], [(3, 1)], True)
+    assert framed(encoder.getvalue()) == encode(network, "raw")
+    encoder.digit(1, 2)
     with pytest.raises(DamagedError, match="longer than the network"):
-        decode(framed(b"\1\0\0\0" + payload))
+        decode(framed(encoder.getvalue()))
 
 
 def test_numbers_that_no_network_has_are_refused():
@@ -354,9 +360,6 @@ def test_numbers_that_no_network_has_are_refused():
     natural(wide, 2**29)
     with pytest.raises(DamagedError, match=r"a layer has .* weights"):
         decode(framed(wide.getvalue()))
-
-
-# --- what cannot be encoded ---
 
 
 def changed(network, **layer):
@@ -417,9 +420,6 @@ def test_a_layer_too_large_to_number_is_refused_and_not_tried():
     network = dense_network(make_array(random, (784, 400), 0.5, 1), np.ones((400, 1), int))
     with pytest.raises(ValueError, match="code = 'layer' would take minutes"):
         encode(network, "layer")
-
-
-# --- the language itself ---
 
 
 def test_the_language_is_the_one_recorded():

@@ -280,7 +280,8 @@ def twin_support(nonzeros=12, alpha=4, side=12):
     """The first layer of an s_fc that computes an s_conv of sparse kernels."""
     shape = (side, side, 1)
     conv, dense = (models.create(name, alpha=alpha, num_classes=10) for name in ("s_conv", "s_fc"))
-    variables = conv.init(jax.random.key(0), np.zeros((1, *shape)))
+    shapes = jax.eval_shape(conv.init, jax.random.key(0), np.zeros((1, *shape)))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     kernel = np.zeros((81, alpha), np.float32)
     random = np.random.default_rng(0)
     for unit in range(alpha):

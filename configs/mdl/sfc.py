@@ -1,6 +1,6 @@
 """s_fc under strong β-lasso on all 60 000 images of Fashion-MNIST: a network worth describing.
 
-    python -m lconv_jax.main --config=configs/mdl/sfc_fashion_mnist.py --workdir=runs/mdl/sfc
+    python -m lconv_jax.main --config=configs/mdl/sfc.py --workdir=runs/mdl/sfc
     python -m lconv_jax.shorten runs/mdl/sfc
     python -m lconv_jax.describe runs/mdl/sfc
 

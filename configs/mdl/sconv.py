@@ -1,6 +1,6 @@
 """s_conv under SGD on all 60 000 images of Fashion-MNIST, to be pruned and described.
 
-    python -m lconv_jax.main --config=configs/mdl/sconv_fashion_mnist.py --workdir=runs/mdl/sconv
+    python -m lconv_jax.main --config=configs/mdl/sconv.py --workdir=runs/mdl/sconv
     python -m lconv_jax.shorten runs/mdl/sconv
     python -m lconv_jax.describe runs/mdl/sconv
 

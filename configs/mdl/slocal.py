@@ -1,6 +1,6 @@
 """s_local under SGD on all 60 000 images of Fashion-MNIST, to be pruned and described.
 
-    python -m lconv_jax.main --config=configs/mdl/slocal_fashion_mnist.py --workdir=runs/mdl/slocal
+    python -m lconv_jax.main --config=configs/mdl/slocal.py --workdir=runs/mdl/slocal
     python -m lconv_jax.shorten runs/mdl/slocal
     python -m lconv_jax.describe runs/mdl/slocal
 

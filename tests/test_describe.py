@@ -1,0 +1,181 @@
+"""A run is described, shortened and predicted from, on scikit-learn's digits."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lconv_jax import certify, config, data, export, mdl, train
+from lconv_jax.describe import describe, load_run
+from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
+from lconv_jax.metrics import read_metrics
+from lconv_jax.shorten import FRONTIER_FILE, shorten
+from tests.tiny_config import get_config
+
+SPARSE = {
+    "model.alpha": 2,
+    "data.crop": 0,
+    "optimizer.learning_rate": 1.0,
+    "optimizer.momentum": 0.0,
+    "optimizer.l1.conv": 4e-3,
+    "optimizer.l1.fc": 4e-3,
+    "train.epochs": 30,
+    "log.eval_every_epochs": 15,
+    "log.describe_every_epochs": 15,
+    "checkpoint.every_epochs": 30,
+}
+
+
+def command(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"lconv_jax.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("run"))
+    train.train_and_evaluate(with_overrides(get_config(), SPARSE), directory)
+    return directory
+
+
+def test_the_exported_network_is_the_evaluated_one(run_dir):
+    experiment, network, step = load_run(run_dir)
+    test = experiment.dataset.test
+    inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
+    logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
+    accuracy = np.mean(np.argmax(logits, 1) == test.labels)
+    last = read_metrics(run_dir)[-1]
+    assert step == last["step"]
+    evaluated = [line["eval/accuracy"] for line in read_metrics(run_dir) if "eval/accuracy" in line]
+    # One example may lie on the edge of two classes.
+    assert accuracy == pytest.approx(evaluated[-1], abs=1.5 / len(test.labels))
+
+
+def test_a_certificate_is_about_the_file_and_every_training_example(run_dir):
+    file, certificate, _, experiment = describe(run_dir)
+    split = experiment.dataset.train
+    wrong = mdl.predict(mdl.decode(file), np.asarray(split.images)) != split.labels
+    assert certificate == certify.Certificate(8 * len(file), wrong.sum(), 1437, 0.05)
+    assert certificate.bounds()["kl"] == mdl.kl_bound(wrong.mean(), 8 * len(file), 1437, 0.05)
+
+
+def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
+    lines = [line for line in read_metrics(run_dir) if "mdl/bits" in line]
+    per_epoch = 1437 // 128
+    assert [line["step"] for line in lines] == [15 * per_epoch, 30 * per_epoch]
+    experiment, network, _ = load_run(run_dir)
+    file, certificate = certify.shortest_description(
+        network, experiment.dataset.train, 0.05, depths=(3, 7, 15), refine=False
+    )
+    assert lines[-1] == {"step": lines[-1]["step"]} | certificate.metrics()
+    for line in read_metrics(run_dir):
+        assert not ("mdl/estimate_bits" in line and "mdl/bits" in line)
+    estimate = [line for line in read_metrics(run_dir) if "mdl/estimate_bits" in line][-1]
+    assert estimate["mdl/estimate_bits"] != 8 * len(file)
+
+
+@pytest.mark.slow
+def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
+    file, classes = str(tmp_path / "model.lconv"), str(tmp_path / "classes.txt")
+    described = command("describe", run_dir, f"--out={file}")
+    assert described.returncode == 0, described.stderr
+    predicted = command("predict", file, "--data=digits", "--split=test", f"--out={classes}")
+    assert predicted.returncode == 0, predicted.stderr
+    found = [
+        re.findall(r"^test error: 0\.\d{4}$", out.stdout, re.M) for out in (described, predicted)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 1
+    labels = data.load("digits").test.labels
+    error = np.mean(np.loadtxt(classes, dtype=int) != labels)
+    assert found[0][0] == f"test error: {error:.4f}"
+    for code in mdl.CODES:
+        assert re.search(rf"^ *{code} +[\d,]+ ", described.stdout, re.M), code
+
+
+def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir):
+    before = describe(run_dir).certificate.bounds()["kl"]
+    rows = shorten(run_dir, steps=60, cycles=1)
+    folder = os.path.join(run_dir, "short")
+    try:
+        bits = [row["bits"] for row in rows]
+        errors = [row["train_error"] for row in rows]
+        assert len(rows) > 2
+        assert bits == sorted(set(bits))
+        assert errors == sorted(set(errors), reverse=True)
+        for row in rows:
+            with open(os.path.join(folder, row["file"]), "rb") as stream:
+                file = stream.read()
+            found = certify.certify(file, data.load("digits").train, 0.05)
+            assert (found.bits, found.error) == (row["bits"], row["train_error"])
+        names = {row["file"] for row in rows} | {FRONTIER_FILE}
+        assert names == set(os.listdir(folder))
+        best = min(row["kl_bound"] for row in rows)
+        assert describe(run_dir).certificate.bounds()["kl"] == min(before, best)
+        # Again, it finds nothing better and loses nothing.
+        assert shorten(run_dir, steps=60, cycles=1) == rows
+    finally:
+        for name in os.listdir(folder):
+            os.remove(os.path.join(folder, name))
+
+
+def test_old_run_directories_are_read(run_dir, tmp_path):
+    from lconv_jax.workdir import CONFIG_FILE, read_config
+
+    with open(os.path.join(run_dir, CONFIG_FILE), encoding="utf-8") as stream:
+        record = json.load(stream)
+    del record["config"]["log"]["describe_every_epochs"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(record))
+    assert read_config(tmp_path).log.describe_every_epochs == 0
+
+
+def test_permuted_pixels_are_put_back(tmp_path):
+    changes = {"data.permute": True, "train.epochs": 4, "log.describe_every_epochs": 0}
+    train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
+    experiment, network, _ = load_run(str(tmp_path))
+    test = experiment.dataset.test
+    inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
+    logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
+    evaluated = read_metrics(tmp_path)[-1]["eval/accuracy"]
+    accuracy = np.mean(np.argmax(logits, 1) == test.labels)
+    assert accuracy == pytest.approx(evaluated, abs=1.5 / len(test.labels))
+
+
+def test_a_convolution_on_permuted_pixels_is_refused():
+    changes = {"model.name": "s_conv", "data.permute": True}
+    with pytest.raises(config.ConfigError, match="describe_every_epochs"):
+        config.validate(with_overrides(get_config(), SPARSE | changes))
+
+
+@pytest.mark.parametrize("module", ["describe", "shorten"])
+def test_what_is_no_run_is_refused_in_one_line(module, tmp_path):
+    result = command(module, str(tmp_path))
+    assert result.returncode == 1
+    assert "is not the --workdir of a run" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
+    file = bytearray(describe(run_dir).file)
+    whole, damaged = tmp_path / "whole.lconv", tmp_path / "damaged.lconv"
+    whole.write_bytes(file)
+    file[len(file) // 2] ^= 4
+    damaged.write_bytes(file)
+    for path, dataset, message in (
+        (damaged, "digits", "the file is damaged"),
+        (whole, "fashion_mnist_small", "this network takes"),
+    ):
+        result = command("predict", str(path), f"--data={dataset}")
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
