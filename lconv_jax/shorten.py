@@ -29,6 +29,7 @@ from lconv_jax.metrics import write_atomically
 
 _DEPTH = flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1)
 _BIAS_BITS = flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1)
+_CYCLES = flags.DEFINE_integer("cycles", 1, "Training cycles, each with a file, in a round.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0)
 
 FRONTIER_FILE = "frontier.json"
@@ -134,8 +135,8 @@ def search(
     depth: int = 7,
     bias_bits: int = 4,
     seed: int = 0,
-    steps: int = 500,
-    cycles: int = 3,
+    steps: int = 600,
+    cycles: int = 1,
 ) -> Iterator[tuple[bytes, certify.Certificate]]:
     """Files of ever shorter networks, with what each proves, until the bound has clearly risen.
 
@@ -194,7 +195,7 @@ def search(
         weights = count_levels(levels)
         if weights <= _LEAST_WEIGHTS or found > best + _GIVE_UP:
             return
-        keep = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else 0.87
+        keep = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else 0.8
         levels = remove(levels, jax.device_get(moments), keep)
         smaller = drop_dead_units(levels)
         if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
@@ -340,7 +341,12 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.shorten RUN_DIR")
     logging.set_verbosity(logging.WARNING)
-    options = {"depth": _DEPTH.value, "bias_bits": _BIAS_BITS.value, "seed": _SEED.value}
+    options = {
+        "depth": _DEPTH.value,
+        "bias_bits": _BIAS_BITS.value,
+        "cycles": _CYCLES.value,
+        "seed": _SEED.value,
+    }
     try:
         rows = shorten(argv[1], **options)
     except (ValueError, OSError) as error:

@@ -23,8 +23,8 @@ SPARSE = {
     "data.crop": 0,
     "optimizer.learning_rate": 1.0,
     "optimizer.momentum": 0.0,
-    "optimizer.l1.conv": 4e-3,
-    "optimizer.l1.fc": 4e-3,
+    "optimizer.l1.conv": 1e-2,
+    "optimizer.l1.fc": 1e-2,
     "train.epochs": 30,
     "log.eval_every_epochs": 15,
     "log.describe_every_epochs": 15,
@@ -103,7 +103,9 @@ def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
         assert re.search(rf"^ *{code} +[\d,]+ ", described.stdout, re.M), code
 
 
-def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir):
+@pytest.mark.slow
+def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, monkeypatch):
+    monkeypatch.setattr("lconv_jax.shorten._GIVE_UP", 0.01)
     before = describe(run_dir).certificate.bounds()["kl"]
     rows = shorten(run_dir, steps=60, cycles=1)
     folder = os.path.join(run_dir, "short")
@@ -139,6 +141,7 @@ def test_old_run_directories_are_read(run_dir, tmp_path):
     assert read_config(tmp_path).log.describe_every_epochs == 0
 
 
+@pytest.mark.slow
 def test_permuted_pixels_are_put_back(tmp_path):
     changes = {"data.permute": True, "train.epochs": 4, "log.describe_every_epochs": 0}
     train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
@@ -165,6 +168,7 @@ def test_what_is_no_run_is_refused_in_one_line(module, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
     file = bytearray(describe(run_dir).file)
     whole, damaged = tmp_path / "whole.lconv", tmp_path / "damaged.lconv"
