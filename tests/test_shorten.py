@@ -1,0 +1,121 @@
+"""What is trained under rounding is what the file holds; what is removed stays away."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lconv_jax import data, export, mdl, models, shorten
+from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
+from lconv_jax.mdl.quantize import equalize
+
+SHAPE = (8, 8, 1)
+
+
+def network(name, seed=0, density=0.3):
+    """A random sparse network with floating-point weights."""
+    rng = np.random.default_rng(seed)
+    model = models.create(name, alpha=2, num_classes=4)
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, *SHAPE)))
+    exported = export.export(model, jax.device_get(variables), SHAPE)
+    tree = [
+        {
+            "kernels": [k * (rng.random(k.shape) < density) for k in layer["kernels"]],
+            "bias": 0.1 * rng.normal(size=layer["bias"].shape),
+        }
+        for layer in export.weights(exported)
+    ]
+    return export.with_weights(exported, tree)
+
+
+def levels_of(floats, depth=7, bias_bits=4):
+    scales = shorten.choose_scales(floats, depth, bias_bits)
+    tree = [
+        {
+            "kernels": [k / s for k, s in zip(layer["kernels"], row, strict=True)],
+            "bias": layer["bias"] / bias,
+        }
+        for layer, row, bias in zip(
+            export.weights(floats), scales.kernels, scales.bias, strict=True
+        )
+    ]
+    return export.with_weights(floats, tree), scales
+
+
+@pytest.mark.parametrize("name", ["s_fc", "s_conv", "s_local"])
+def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
+    levels, scales = levels_of(equalize(network(name)))
+    images = np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
+    masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
+    inputs = INPUTS["centred"](images) / INPUT_SCALE["centred"]
+    trained = np.asarray(export.apply(shorten.rounded(levels, scales, masks), inputs))
+    exact = mdl.evaluate(shorten.integer_network(levels, scales), images).astype(float)
+    factor = (trained * exact).sum() / (exact**2).sum()
+    assert np.abs(exact).max() > 0
+    np.testing.assert_allclose(trained, factor * exact, atol=1e-4 * np.abs(trained).max())
+
+
+def test_rounding_lets_the_gradient_through():
+    x = jnp.asarray([0.2, 0.7, -1.4])
+    value, gradient = jax.value_and_grad(lambda x: (shorten.round_straight_through(x) ** 2).sum())(
+        x
+    )
+    assert value == 0 + 1 + 1
+    np.testing.assert_allclose(gradient, 2 * np.round(x))
+
+
+@pytest.mark.parametrize("name", ["s_fc", "s_conv"])
+def test_dropping_dead_units_changes_no_prediction(name):
+    floats = network(name, density=0.05)
+    # A unit without inputs would be a constant; the search trains that away.
+    tree = export.weights(floats)
+    for layer in tree[:-1]:
+        alive = (layer["kernels"][0] != 0).any(tuple(range(layer["kernels"][0].ndim - 1)))
+        layer["bias"] = np.where(alive, layer["bias"], 0)
+    floats = export.with_weights(floats, tree)
+    smaller = shorten.drop_dead_units(floats)
+    assert mdl.count_weights(smaller)[0] < mdl.count_weights(floats)[0]
+    inputs = np.random.default_rng(2).normal(size=(10, *SHAPE))
+    np.testing.assert_allclose(
+        export.apply(smaller, inputs), export.apply(floats, inputs), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_removal_keeps_the_share_and_the_most_useful():
+    levels, _ = levels_of(equalize(network("s_fc")))
+    moments = [
+        {"kernels": [np.ones(t.kernel.shape) for t in layer.terms]} for layer in levels.layers
+    ]
+    before = shorten.count_levels(levels)
+    after = shorten.remove(levels, moments, 0.6)
+    assert shorten.count_levels(after) == pytest.approx(0.6 * before, rel=0.1)  # ties are kept
+    for old, new in zip(levels.layers, after.layers, strict=True):
+        was, now = np.rint(old.terms[0].kernel), np.rint(new.terms[0].kernel)
+        kept, gone = np.abs(was[now != 0]), np.abs(was[(was != 0) & (now == 0)])
+        assert not gone.size or not kept.size or gone.max() < kept.min()
+        assert np.array_equal(new.terms[0].kernel[now != 0], old.terms[0].kernel[now != 0])
+
+
+def test_a_search_never_brings_a_weight_back(monkeypatch):
+    monkeypatch.setattr(shorten, "_GIVE_UP", 0.02)
+    digits = data.load("digits").train
+    floats = network("s_fc", density=0.1)
+    supports = []
+    run = shorten.make_cycle
+
+    def watched(levels, *rest):
+        supports.append([t.kernel != 0 for layer in levels.layers for t in layer.terms])
+        return run(levels, *rest)
+
+    monkeypatch.setattr(shorten, "make_cycle", watched)
+    monkeypatch.setattr(shorten, "_COMPACT", 0.0)  # one shape, so that supports can be compared
+    split = data.Split(digits.images[digits.labels < 4], digits.labels[digits.labels < 4])
+    counts = []
+    for file, certificate in shorten.search(floats, split, 0.05, steps=80):
+        decoded = mdl.decode(file)
+        counts.append(mdl.count_weights(decoded)[1])
+        assert certificate.bits == 8 * len(file)
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) > 2
+    first = [int(support.sum()) for support in supports[0]]
+    assert counts[0] <= sum(first)
