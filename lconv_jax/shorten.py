@@ -30,6 +30,8 @@ from lconv_jax.metrics import write_atomically
 _DEPTH = flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1)
 _BIAS_BITS = flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1)
 _CYCLES = flags.DEFINE_integer("cycles", 1, "Training cycles, each with a file, in a round.", 1)
+_STEPS = flags.DEFINE_integer("steps", 600, "Training steps of a cycle.", 1)
+_KEEP = flags.DEFINE_float("keep", 0.8, "Share of the weights that a round leaves.", 0.05, 0.99)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0)
 
 FRONTIER_FILE = "frontier.json"
@@ -137,6 +139,7 @@ def search(
     seed: int = 0,
     steps: int = 600,
     cycles: int = 1,
+    keep: float = 0.8,
 ) -> Iterator[tuple[bytes, certify.Certificate]]:
     """Files of ever shorter networks, with what each proves, until the bound has clearly risen.
 
@@ -154,6 +157,7 @@ def search(
       seed: of the order of the examples.
       steps: of one cycle.
       cycles: in each round, once the network is small enough to be encoded.
+      keep: the share of the weights that a round leaves, then; larger networks lose more.
     """
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
@@ -195,8 +199,8 @@ def search(
         weights = count_levels(levels)
         if weights <= _LEAST_WEIGHTS or found > best + _GIVE_UP:
             return
-        keep = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else 0.8
-        levels = remove(levels, jax.device_get(moments), keep)
+        share = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else keep
+        levels = remove(levels, jax.device_get(moments), share)
         smaller = drop_dead_units(levels)
         if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
             levels, run = smaller, None  # compiled anew for the new shapes
@@ -345,6 +349,8 @@ def main(argv: list[str]) -> None:
         "depth": _DEPTH.value,
         "bias_bits": _BIAS_BITS.value,
         "cycles": _CYCLES.value,
+        "steps": _STEPS.value,
+        "keep": _KEEP.value,
         "seed": _SEED.value,
     }
     try:

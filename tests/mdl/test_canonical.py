@@ -133,6 +133,10 @@ def test_a_constant_that_a_convolution_reads_stays():
     )
     network = Network((4, 1), "black", layers)
     assert same_network(canonical(network), network)
+    # Also if a dense layer reads it too.
+    both = (layers[2].terms[0], Term("dense", 1, 1, np.ones((4, 1), int)))
+    network = network._replace(layers=(*layers[:2], layers[2]._replace(terms=both)))
+    assert same_network(canonical(network), network)
 
 
 def test_a_constant_too_large_to_move_stays():
