@@ -129,14 +129,9 @@ def report(
         f"{certificate.num_examples:,})",
         f"bound: with probability {1 - certificate.delta:g} the error on new data is at most "
         f"{certificate.bounds()['kl']:.4f} (kl)",
-        test_line(errors, len(test.labels)),
+        f"test error: {errors / len(test.labels):.4f}",
     ]
     return grid, lines
-
-
-def test_line(errors: int, count: int) -> str:
-    """The line that `describe` and `predict` both print."""
-    return f"test error: {errors / count:.4f}"
 
 
 def main(argv: list[str]) -> None:
