@@ -71,6 +71,20 @@ def choose_scales(network: mdl.Network, depth: int, bias_bits: int) -> Scales:
     return Scales(tuple(kernels), tuple(biases), tuple(shifts))
 
 
+def in_levels(network: mdl.Network, scales: Scales) -> mdl.Network:
+    """The network's weights in levels and its biases in steps, not yet rounded."""
+    tree = [
+        {
+            "kernels": [k / scale for k, scale in zip(layer["kernels"], row, strict=True)],
+            "bias": layer["bias"] / bias,
+        }
+        for layer, row, bias in zip(
+            export.weights(network), scales.kernels, scales.bias, strict=True
+        )
+    ]
+    return export.with_weights(network, tree)
+
+
 def round_straight_through(x: jax.Array) -> jax.Array:
     """The nearest integers, with the gradient of x itself (Bengio et al. 2013)."""
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
@@ -161,18 +175,7 @@ def search(
     """
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
-    levels = export.with_weights(
-        network,
-        [
-            {
-                "kernels": [k / scale for k, scale in zip(layer["kernels"], row, strict=True)],
-                "bias": layer["bias"] / bias,
-            }
-            for layer, row, bias in zip(
-                export.weights(network), scales.kernels, scales.bias, strict=True
-            )
-        ],
-    )
+    levels = in_levels(network, scales)
     scale = INPUT_SCALE[network.input_code]
     inputs = jnp.asarray(INPUTS[network.input_code](np.asarray(train.images)) / scale, jnp.float32)
     labels = jnp.asarray(train.labels)

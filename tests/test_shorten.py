@@ -30,16 +30,7 @@ def network(name, seed=0, density=0.3):
 
 def levels_of(floats, depth=7, bias_bits=4):
     scales = shorten.choose_scales(floats, depth, bias_bits)
-    tree = [
-        {
-            "kernels": [k / s for k, s in zip(layer["kernels"], row, strict=True)],
-            "bias": layer["bias"] / bias,
-        }
-        for layer, row, bias in zip(
-            export.weights(floats), scales.kernels, scales.bias, strict=True
-        )
-    ]
-    return export.with_weights(floats, tree), scales
+    return shorten.in_levels(floats, scales), scales
 
 
 @pytest.mark.parametrize("name", ["s_fc", "s_conv", "s_local"])
