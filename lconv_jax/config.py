@@ -1,5 +1,8 @@
 """The configuration of a run: every key's default, type, range and meaning in one place.
 
+A key that is added later has a default that does what was done before, so that runs from before
+can be continued and read.
+
 `python -m lconv_jax.config` prints the table that docs/config.md shows.
 """
 
@@ -16,6 +19,7 @@ import ml_collections
 
 from lconv_jax import models
 
+SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
 DTYPES = ("float32", "bfloat16")
 
@@ -83,6 +87,12 @@ KEYS: dict[str, Key] = {
     ),
     "train.epochs": Key(300, *_at_least(1), "passes over the training set"),
     "train.batch_size": Key(512, *_at_least(2), "examples per step, over all devices"),
+    "train.shrink": Key(
+        "none",
+        *_one_of(SHRINK),
+        "leave out hidden units that are dead for good (exact), also those that are constant "
+        "(frozen), or none",
+    ),
     "log.every_steps": Key(1, *_at_least(1), "metrics.jsonl gets every n-th training step"),
     "log.eval_every_epochs": Key(10, *_at_least(1), "evaluate every n-th epoch, and at the end"),
     "log.describe_every_epochs": Key(
@@ -207,6 +217,17 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
         raise ConfigError(
             "config.optimizer.l1.conv and l1.fc are both 0, so beta_lasso would regularise "
             "nothing; set one, or choose config.optimizer.name=sgd"
+        )
+    if flat["train.shrink"] != "none" and flat["optimizer.name"] != "beta_lasso":
+        raise ConfigError(
+            f"config.train.shrink = {flat['train.shrink']!r} needs weights that are exactly zero, "
+            f"which {flat['optimizer.name']} never makes; set it to 'none', or choose "
+            "config.optimizer.name=beta_lasso"
+        )
+    if flat["train.shrink"] != "none" and flat["model.name"] == "resnet18":
+        raise ConfigError(
+            f"config.train.shrink = {flat['train.shrink']!r} leaves out units of dense hidden "
+            "layers, and resnet18 has none; set it to 'none'"
         )
     dense = flat["model.name"] == "three_fc" or flat["model.name"].endswith("_fc")
     if flat["log.describe_every_epochs"] and flat["data.permute"] and not dense:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,18 @@ from absl import logging
 from flax import linen as nn
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, certify, data, evaluate, metrics, models, sharding, steps
+from lconv_jax import (
+    analysis,
+    certify,
+    data,
+    evaluate,
+    metrics,
+    models,
+    optim,
+    sharding,
+    shrink,
+    steps,
+)
 from lconv_jax import config as config_lib
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.progress import make_progress
@@ -91,12 +104,18 @@ def prepare(config: Any) -> Experiment:
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), inputs)
     plan = steps.make_plan(config, len(dataset.train.labels), variables["params"])
     shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
-    state_shapes = jax.tree.map(
+    if config.train.shrink != "none":
+        shrink.check_optimizer(shapes.opt_state)
+    return Experiment(config, dataset, model, plan, mesh, _laid_out(mesh, shapes))
+
+
+def _laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+    """Shapes with the sharding that arrays of these shapes have."""
+    return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         sharding.tree_sharding(mesh, shapes),
     )
-    return Experiment(config, dataset, model, plan, mesh, state_shapes)
 
 
 def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -120,7 +139,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
             Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
         )
         signals = stack.enter_context(_deferred_signals())
-        step, state = checkpoints.restore(experiment.state_shapes) or (0, None)
+        step, state = checkpoints.restore(_stored_shapes(experiment)) or (0, None)
         summary = read_summary(directory)
         if step == experiment.plan.total_steps and summary is not None:
             return summary
@@ -162,6 +181,96 @@ def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
     return jitted.lower(shapes, train, jax.ShapeDtypeStruct((), jnp.int32)).compile()
 
 
+def _hidden(experiment: Experiment) -> tuple[shrink.Hidden, ...]:
+    return shrink.hidden_layers(experiment.model, experiment.dataset.image_shape)
+
+
+def _stored_shapes(experiment: Experiment) -> TrainState:
+    """The shapes of a checkpoint: the original ones, and which units the network had."""
+    shapes = experiment.state_shapes
+    if experiment.config.train.shrink == "none":
+        return shapes
+    kept = {
+        layer.name: jax.ShapeDtypeStruct(
+            (layer.units,), bool, sharding=sharding.replicated(experiment.mesh)
+        )
+        for layer in _hidden(experiment)
+    }
+    return dataclasses.replace(shapes, kept=kept)
+
+
+def restricted(
+    experiment: Experiment, state: TrainState, kept: Mapping[str, NDArray[np.int64]]
+) -> tuple[Experiment, TrainState]:
+    """The experiment and the state with the units `kept` of each dense hidden layer only.
+
+    `experiment` may be restricted already, by units of its own; `kept` counts the units that
+    `state` has.
+    """
+    before = dict(experiment.model.kept)
+    original = {
+        name: np.asarray(before[name])[index] if before else index for name, index in kept.items()
+    }
+    hidden = _hidden(experiment)
+
+    def restrict(state: TrainState) -> TrainState:
+        return shrink.restrict(hidden, experiment.plan.tx, state, kept)
+
+    shapes = _laid_out(experiment.mesh, jax.eval_shape(restrict, state))
+    model = experiment.model.clone(
+        kept=tuple((name, tuple(index.tolist())) for name, index in original.items())
+    )
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    state = jax.jit(restrict, out_shardings=placement)(state)
+    return experiment._replace(model=model, state_shapes=shapes), state
+
+
+def make_expand(experiment: Experiment, current: Experiment) -> Callable[[TrainState], TrainState]:
+    """The function from a state of `current` to one at the shapes it was restricted from."""
+    if experiment.config.train.shrink == "none":
+        return lambda state: state
+    hidden, shapes = _hidden(experiment), _stored_shapes(experiment)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    kept = {layer.name: np.arange(layer.units) for layer in hidden}
+    kept |= {name: np.asarray(index) for name, index in current.model.kept}
+
+    @functools.partial(jax.jit, out_shardings=placement)
+    def expand(state: TrainState) -> TrainState:
+        return shrink.expand(hidden, experiment.plan.tx, state, shapes, kept)
+
+    return expand
+
+
+def _smaller(
+    experiment: Experiment, state: TrainState, train: data.Split
+) -> dict[str, NDArray[np.int64]] | None:
+    """The units to go on with, if leaving the others out is allowed and worth while."""
+    config, plan = experiment.config, experiment.plan
+    if config.train.shrink == "none":
+        return None
+    hidden = _hidden(experiment)
+    labels = optim.layer_labels(state.params)
+    thresholds = {
+        layer.reader: plan.effective[f"l1.{label} * beta"]
+        for layer in hidden
+        if layer.normalised and (label := labels[layer.reader]["kernel"])
+    }
+
+    def choose(limits: Mapping[str, float]) -> dict[str, NDArray[np.int64]] | None:
+        frozen = config.train.shrink == "frozen"
+        dead = shrink.dead_units(hidden, state, limits=limits, frozen=frozen)
+        return shrink.choose(hidden, state.params, dead)
+
+    # The limits cost a step, and mostly nothing hangs on them.
+    if choose(dict.fromkeys(thresholds, np.inf)) is None:
+        return None
+    size = config.train.batch_size
+    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
+    inputs, labels_B = arrange(train.images[:size]), train.labels[:size]
+    rate = float(plan.schedule(state.step))
+    return choose(shrink.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate))
+
+
 def _train(
     experiment: Experiment,
     step: int,
@@ -183,8 +292,16 @@ def _train(
         name: jax.device_put(getattr(experiment.dataset, name), everywhere)
         for name in ("train", "validation", "test")
     }
-    run_steps = compile_train_steps(experiment)
-    run_evaluation = _make_evaluation(experiment, splits)
+    current = experiment
+    if state.kept is not None:
+        masks = jax.device_get(state.kept)
+        current, state = restricted(
+            experiment,
+            dataclasses.replace(state, kept=None),
+            {name: np.flatnonzero(mask) for name, mask in masks.items()},
+        )
+    run_steps, run_evaluation = compile_train_steps(current), _make_evaluation(current, splits)
+    expand = make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
     with make_progress(plan.total_steps, per_epoch) as show:
         while step < plan.total_steps:
@@ -213,20 +330,29 @@ def _train(
                 result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
                 writer.write_board(step, result)
-                _write_weights(experiment, state, writer, step)
+                _write_weights(experiment, expand(state), writer, step)
             every = per_epoch * config.log.describe_every_epochs
             if every and (finished or step % every == 0):
-                result = _describe(experiment, state)
+                result = _describe(experiment, expand(state))
                 writer.write(step, result)
                 writer.write_board(step, result)
             show(step, writer.last | lines[-1])
+            kept = (
+                None if finished or step % per_epoch else _smaller(current, state, splits["train"])
+            )
+            if kept is not None:
+                current, state = restricted(current, state, kept)
+                run_steps = compile_train_steps(current)
+                run_evaluation = _make_evaluation(current, splits)
+                expand = make_expand(experiment, current)
+                writer.write(step, {f"units/{name}": len(index) for name, index in kept.items()})
             if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
                 writer.flush()
-                checkpoints.save(step, state)
+                checkpoints.save(step, expand(state))
                 saved = step
             if signals and not finished:
                 raise Stopped(signals[0], step)
-    return state
+    return expand(state)
 
 
 def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> Any:

@@ -50,12 +50,18 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
 def read_config(workdir: str | os.PathLike[str]) -> Any:
     """The `ConfigDict` of the run in a directory.
 
-    Keys that a version since then has added, and that do not change results, are at their defaults.
+    Keys that a version since then has added are at their defaults.
     """
     with open(os.path.join(workdir, CONFIG_FILE), encoding="utf-8") as file:
-        stored = dict(config_lib.flatten(json.load(file)["config"]))
-    defaults = {n: key.default for n, key in config_lib.KEYS.items() if config_lib.is_free(n)}
-    return config_lib.unflatten(defaults | stored)
+        return config_lib.unflatten(_defaults() | _flat(json.load(file)))
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    return dict(config_lib.flatten(record["config"]))
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: key.default for name, key in config_lib.KEYS.items()}
 
 
 def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -92,7 +98,7 @@ def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             stored = json.load(file)
-        before = dict(config_lib.flatten(stored["config"]))
+        before = _defaults() | _flat(stored)
         changed = {
             name: (before.get(name), flat.get(name))
             for name in sorted({*before, *flat})

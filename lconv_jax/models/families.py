@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,8 @@ class ConvFamily(nn.Module):
         dtype: of the matrix products. Parameters and batch normalisation stay in float32 (float64
             if `dtype` is).
         bn_momentum: weight of the past in the running statistics of batch normalisation.
+        kept: pairs of a dense hidden layer and the units of it that are there, ascending, by their
+            number among all; a layer that is not named has all. What `lconv_jax.shrink` sets.
     """
 
     kind: str
@@ -53,6 +56,7 @@ class ConvFamily(nn.Module):
     dropout: float = 0.0
     dtype: layers.Dtype = jnp.float32
     bn_momentum: float = 0.9
+    kept: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -70,11 +74,15 @@ class ConvFamily(nn.Module):
         def flat(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0], -1)
 
-        shape = x.shape[1:]
+        def dense(x: jax.Array, name: str, units: int) -> jax.Array:
+            there = len(kept[name]) if name in kept else units
+            return layers.dense(there, name=name, dtype=self.dtype)(flat(x))
+
+        shape, kept, name = x.shape[1:], dict(self.kept), ""
         for number, conv in enumerate(self.convs, 1):
             name, shape = f"conv{number}", conv.output(shape)
             if self.kind == "fc":
-                x = layers.dense(math.prod(shape), name=name, dtype=self.dtype)(flat(x))
+                x = dense(x, name, math.prod(shape))
             else:
                 x = layers.Conv(
                     *(conv.channels, conv.kernel_size, conv.stride),
@@ -83,9 +91,10 @@ class ConvFamily(nn.Module):
                     name=name,
                 )(x)
             x = bn_relu(x, name)
-        x = nn.Dropout(self.dropout, deterministic=not train)(flat(x))
-        x = bn_relu(layers.dense(self.hidden, name="fc1", dtype=self.dtype)(x), "fc1")
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        drop = partial(layers.dropout, rate=self.dropout, train=train)
+        x = drop(flat(x), of=math.prod(shape), kept=kept.get(name))
+        x = bn_relu(dense(x, "fc1", self.hidden), "fc1")
+        x = drop(x, of=self.hidden, kept=kept.get("fc1"))
         x = layers.dense(self.num_classes, name="fc2", dtype=self.dtype, use_bias=True)(x)
         return x.astype(layers.param_dtype(self.dtype))
 

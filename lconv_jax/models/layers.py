@@ -11,6 +11,8 @@ from flax import linen as nn
 from jax import lax
 
 Dtype = Any
+# The units of a layer that are there, by their number among all of them, or None for all.
+Kept = tuple[int, ...] | None
 
 
 def param_dtype(dtype: Dtype) -> Dtype:
@@ -153,6 +155,26 @@ def dense(features: int, *, name: str, dtype: Dtype, use_bias: bool = False) -> 
     return nn.Dense(
         features, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype(dtype), name=name
     )
+
+
+def dropout(
+    x: jax.Array, rate: float, *, train: bool, of: int | None = None, kept: Kept = None
+) -> jax.Array:
+    """Dropout of the units x [B, units], in training mode only.
+
+    Args:
+        x: [B, units].
+        rate: the probability of a zero.
+        train: whether anything is dropped.
+        of, kept: where x holds the units `kept` of a layer of `of`, each is dropped when it would
+            be if all of them were there.
+    """
+    drop = nn.Dropout(rate, deterministic=not train)
+    if kept is None or not train or not rate:
+        return drop(x)
+    index = jnp.asarray(kept)
+    whole = jnp.zeros((x.shape[0], of), x.dtype).at[:, index].set(x)
+    return drop(whole)[:, index]
 
 
 def batch_norm(layer: str, *, train: bool, momentum: float, dtype: Dtype) -> nn.BatchNorm:

@@ -21,6 +21,7 @@ class ThreeFC(nn.Module):
         dtype: of the matrix products. Parameters and batch normalisation stay in float32 (float64
             if `dtype` is).
         bn_momentum: weight of the past in the running statistics of batch normalisation.
+        kept: as in `ConvFamily`, of `fc1` and `fc2`.
     """
 
     width: int
@@ -28,6 +29,7 @@ class ThreeFC(nn.Module):
     dropout: float = 0.0
     dtype: layers.Dtype = jnp.float32
     bn_momentum: float = 0.9
+    kept: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -37,10 +39,12 @@ class ThreeFC(nn.Module):
             ValueError: x has no spatial axis or is not floating point.
         """
         layers.check_input(x)
-        x = x.reshape(x.shape[0], -1)
+        x, kept = x.reshape(x.shape[0], -1), dict(self.kept)
         for name in ("fc1", "fc2"):
-            x = layers.dense(self.width, name=name, dtype=self.dtype)(x)
+            units = kept.get(name)
+            there = self.width if units is None else len(units)
+            x = layers.dense(there, name=name, dtype=self.dtype)(x)
             bn = layers.batch_norm(name, train=train, momentum=self.bn_momentum, dtype=self.dtype)
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(bn(x)))
+            x = layers.dropout(nn.relu(bn(x)), self.dropout, train=train, of=self.width, kept=units)
         x = layers.dense(self.num_classes, name="fc3", dtype=self.dtype, use_bias=True)(x)
         return x.astype(layers.param_dtype(self.dtype))
