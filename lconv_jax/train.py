@@ -241,7 +241,7 @@ def make_expand(experiment: Experiment, current: Experiment) -> Callable[[TrainS
     return expand
 
 
-def _smaller(
+def smaller(
     experiment: Experiment, state: TrainState, train: data.Split
 ) -> dict[str, NDArray[np.int64]] | None:
     """The units to go on with, if leaving the others out is allowed and worth while."""
@@ -338,7 +338,7 @@ def _train(
                 writer.write_board(step, result)
             show(step, writer.last | lines[-1])
             kept = (
-                None if finished or step % per_epoch else _smaller(current, state, splits["train"])
+                None if finished or step % per_epoch else smaller(current, state, splits["train"])
             )
             if kept is not None:
                 current, state = restricted(current, state, kept)

@@ -69,7 +69,7 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
         whole = _experiment(config)
         split = jax.device_put(whole.dataset.train)
         state, _ = _advance(whole, train.initial_state(whole), split, 25)
-        keep = train._smaller(whole, state, split)
+        keep = train.smaller(whole, state, split)
         assert keep is not None, "nothing died; the test says nothing"
         small, smaller_state = train.restricted(whole, _copy(state), keep)
         state, want = _advance(whole, state, split, 92)
@@ -109,7 +109,7 @@ def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps(
     whole = train.prepare(config)
     split = jax.device_put(whole.dataset.train)
     state, _ = _advance(whole, train.initial_state(whole), split, 25)
-    keep = train._smaller(whole, state, split)
+    keep = train.smaller(whole, state, split)
     small, _ = train.restricted(whole, state, keep)
     hidden = shrink.hidden_layers(whole.model, (8, 8, 1))
 
