@@ -87,7 +87,7 @@ class Checkpoints:
         found = self.steps()
         for step in reversed(found):
             try:
-                return step, self._restore_step(step, like)
+                return step, self.restore_step(step, like)
             except (MemoryError, PermissionError, CheckpointError):
                 raise  # not damage: the same file may be read another time
             except Exception as error:  # whatever damage makes the readers raise
@@ -102,7 +102,13 @@ class Checkpoints:
             )
         return None
 
-    def _restore_step(self, step: int, like: Any) -> Any:
+    def restore_step(self, step: int, like: Any) -> Any:
+        """The checkpoint of `step`, which stays where it is if it does not verify.
+
+        Raises:
+          CheckpointError: it holds a state of another structure.
+          ValueError: a leaf has another digest than it had.
+        """
         path = os.path.join(self.directory, str(step))
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             stored = reader.restore(os.path.join(path, _DIGESTS))

@@ -139,7 +139,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
             Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
         )
         signals = stack.enter_context(_deferred_signals())
-        step, state = checkpoints.restore(_stored_shapes(experiment)) or (0, None)
+        step, state = checkpoints.restore(stored_shapes(experiment)) or (0, None)
         summary = read_summary(directory)
         if step == experiment.plan.total_steps and summary is not None:
             return summary
@@ -185,7 +185,7 @@ def _hidden(experiment: Experiment) -> tuple[shrink.Hidden, ...]:
     return shrink.hidden_layers(experiment.model, experiment.dataset.image_shape)
 
 
-def _stored_shapes(experiment: Experiment) -> TrainState:
+def stored_shapes(experiment: Experiment) -> TrainState:
     """The shapes of a checkpoint: the original ones, and which units the network had."""
     shapes = experiment.state_shapes
     if experiment.config.train.shrink == "none":
@@ -229,7 +229,7 @@ def make_expand(experiment: Experiment, current: Experiment) -> Callable[[TrainS
     """The function from a state of `current` to one at the shapes it was restricted from."""
     if experiment.config.train.shrink == "none":
         return lambda state: state
-    hidden, shapes = _hidden(experiment), _stored_shapes(experiment)
+    hidden, shapes = _hidden(experiment), stored_shapes(experiment)
     placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     kept = {layer.name: np.arange(layer.units) for layer in hidden}
     kept |= {name: np.asarray(index) for name, index in current.model.kept}

@@ -1,0 +1,165 @@
+"""Whether a sparse first layer is faster than a dense one, and when a sparse step is exact.
+
+    python -m benchmarks.sparse_layer RUN_DIR --out=benchmarks/sparse_layer.json
+
+For each checkpoint of a run of a dense net under β-lasso: the time of the first layer's forward
+product on one batch as it is, as gathered sums over each unit's inputs, and by
+jax.experimental.sparse; and the share of weights whose regrowth the norms of inputs and of
+gradients rule out in this step, so that the backward product may leave them out:
+
+    η · ‖x_i − c_i‖ · ‖δ_j‖ < β·λ    implies that a zero w_ij stays zero,
+
+with any constant c_i, since under BN of each unit Σ_b δ_bj = 0. Beside it, the share that in fact
+stays below β·λ, which no screening can exceed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+from flax import linen as nn
+from jax.experimental import sparse
+from numpy.typing import NDArray
+
+from lconv_jax import steps, train
+from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.metrics import write_atomically
+from lconv_jax.workdir import CHECKPOINTS, read_config
+
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns that each program takes.", 3)
+_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
+
+
+def gradient_of_outputs(experiment: Any, state: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """δ [B, units]: the gradient of the loss with respect to the first layer's product."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+
+    def loss_fn(shift: jax.Array) -> jax.Array:
+        def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            out = call(*args, **kwargs)
+            first = isinstance(context.module, nn.Dense) and context.module.name == "conv1"
+            return out + shift if first else out
+
+        with nn.intercept_methods(shifted):
+            logits, _ = experiment.model.apply(variables, x, True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    return jax.grad(loss_fn)(jnp.zeros((len(y), state.params["conv1"]["kernel"].shape[1])))
+
+
+def padded_support(kernel: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Each unit's inputs and weights [K, units], filled up with zero weights to the longest."""
+    longest = max(1, int((kernel != 0).sum(0).max()))
+    order = np.argsort(kernel == 0, axis=0, kind="stable")[:longest]
+    return order.astype(np.int32), np.take_along_axis(kernel, order, 0)
+
+
+@jax.jit
+def gathered(x_IxB: jax.Array, index_KxU: jax.Array, weights_KxU: jax.Array) -> jax.Array:
+    """Σ_k w_ku x[index_ku], [units, B], one of each unit's inputs at a time."""
+
+    def add(k: Any, total: jax.Array) -> jax.Array:
+        return total + weights_KxU[k][:, None] * x_IxB[index_KxU[k]]
+
+    units = index_KxU.shape[1]
+    return jax.lax.fori_loop(0, len(index_KxU), add, jnp.zeros((units, x_IxB.shape[1])))
+
+
+def medians(programs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each program, which take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(rounds + 2):
+        for name, program in programs.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(program())
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
+    """One checkpoint's times and shares."""
+    config, size = experiment.config, experiment.config.train.batch_size
+    split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:size]), experiment.dataset.train)
+    key = steps.key_for(config.seed, steps.AUGMENT, int(state.step))
+    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
+    x = arrange(steps.make_augment(config)(key, split.images))
+    x_BxI = x.reshape(size, -1)
+    kernel = state.params["conv1"]["kernel"]
+    index, weights = (jnp.asarray(part) for part in padded_support(np.asarray(kernel)))
+    x_IxB = jnp.asarray(x_BxI.T)
+    coordinates = sparse.BCOO.fromdense(kernel.T)
+    dense, spread = jax.jit(jnp.matmul), jax.jit(lambda matrix, x: matrix @ x)
+    np.testing.assert_allclose(
+        gathered(x_IxB, index, weights).T, dense(x_BxI, kernel), rtol=1e-3, atol=1e-3
+    )
+    times = medians(
+        {
+            "dense": lambda: dense(x_BxI, kernel),
+            "gathered": lambda: gathered(x_IxB, index, weights),
+            "BCOO": lambda: spread(coordinates, x_IxB),
+        },
+        rounds,
+    )
+    delta = np.asarray(gradient_of_outputs(experiment, state, x, split.labels))
+    inputs = np.asarray(x_BxI)
+    from_mean = np.linalg.norm(inputs - inputs.mean(0), axis=0)
+    learns = np.linalg.norm(delta, axis=0) > 0
+    threshold = experiment.plan.effective["l1.conv * beta"]
+    rate = float(experiment.plan.schedule(state.step))
+    bound = rate * from_mean[:, None] * np.linalg.norm(delta, axis=0)[None, learns]
+    step = rate * np.abs(inputs.T @ delta[:, learns])
+    return {
+        "step": int(state.step),
+        "learning rate": rate,
+        "non-zeros": int(np.count_nonzero(kernel)),
+        "density": float(np.count_nonzero(kernel) / kernel.size),
+        "longest unit": int(index.shape[0]),
+        "forward, ms": times,
+        "ruled out by norms": float((bound < threshold).mean()),
+        "below the threshold": float((step < threshold).mean()),
+        "units ruled out whole": float((bound < threshold).all(0).mean()),
+    }
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("give one run directory")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        experiment = train.prepare(read_config(argv[1]))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    checkpoints = Checkpoints(os.path.join(argv[1], CHECKPOINTS))
+    rows = []
+    for step in checkpoints.steps():
+        state = checkpoints.restore_step(step, train.stored_shapes(experiment))
+        rows.append(measure(experiment, state, _ROUNDS.value))
+        row = rows[-1]
+        print(
+            f"step {step:6d}  η {row['learning rate']:.3f}  density {row['density']:.4f}  "
+            + "  ".join(f"{name} {ms:.2f} ms" for name, ms in row["forward, ms"].items())
+            + f"  ruled out {row['ruled out by norms']:.1%} of {row['below the threshold']:.2%}"
+        )
+    device = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {platform.machine()}, "
+    device += f"{os.cpu_count()} cores"
+    print(device, "jax", jax.__version__)
+    if _OUT.value:
+        result = {"checkpoints": rows, "device": device, "jax": jax.__version__}
+        write_atomically(_OUT.value, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
