@@ -4,8 +4,9 @@
 
 For each checkpoint of a run of a dense net under β-lasso: the time of the first layer's forward
 product on one batch as it is, as gathered sums over each unit's inputs, and by
-jax.experimental.sparse; and the share of weights whose regrowth the norms of inputs and of
-gradients rule out in this step, so that the backward product may leave them out:
+jax.experimental.sparse, with its indices given and with finding them; and the share of weights
+whose regrowth the norms of inputs and of gradients rule out in this step, so that the backward
+product may leave them out:
 
     η · ‖x_i − c_i‖ · ‖δ_j‖ < β·λ    implies that a zero w_ij stays zero,
 
@@ -102,6 +103,9 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
     x_IxB = jnp.asarray(x_BxI.T)
     coordinates = sparse.BCOO.fromdense(kernel.T)
     dense, spread = jax.jit(jnp.matmul), jax.jit(lambda matrix, x: matrix @ x)
+    # Weights come and go, so that a step has to find where they are before it can use it.
+    room = 2 * len(coordinates.data)
+    found = jax.jit(lambda kernel, x: sparse.BCOO.fromdense(kernel.T, nse=room) @ x)
     np.testing.assert_allclose(
         gathered(x_IxB, index, weights).T, dense(x_BxI, kernel), rtol=1e-3, atol=1e-3
     )
@@ -110,6 +114,7 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
             "dense": lambda: dense(x_BxI, kernel),
             "gathered": lambda: gathered(x_IxB, index, weights),
             "BCOO": lambda: spread(coordinates, x_IxB),
+            "BCOO, indices found": lambda: found(kernel, x_IxB),
         },
         rounds,
     )
