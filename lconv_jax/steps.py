@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     effective: dict[str, float]  # Ση, and for β-lasso λ, β, λ·Ση and β·λ as they are used
+    numbers: dict[str, float]  # of `make_optimizer`
 
 
 def key_for(seed: int, purpose: int, index: Any = 0) -> jax.Array:
@@ -60,13 +61,12 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
         )
     steps_per_epoch = num_examples // batch_size
     total_steps = steps_per_epoch * config.train.epochs
-    schedule = optax.cosine_decay_schedule(opt.learning_rate, total_steps)
+    numbers = {"learning_rate": opt.learning_rate}
+    numbers |= {name: opt[name] for name in ("momentum", "weight_decay") if opt[name]}
+    schedule, _ = make_optimizer("sgd", numbers, total_steps)
     lr_sum = float(np.sum(np.asarray(schedule(np.arange(total_steps)), np.float64)))
     effective = {"lr_sum": lr_sum}
-    momentum = opt.momentum or None
-    if opt.name == "sgd":
-        method = optax.sgd(schedule, momentum)
-    else:
+    if opt.name == "beta_lasso":
         present = set(jax.tree.leaves(optim.layer_labels(params)))
         l1 = {label: opt.l1[label] for label in ("conv", "fc") if label in present}
         if not any(l1.values()):
@@ -79,18 +79,41 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
             l1, beta = optim.rescale_l1(
                 l1, beta, lr_sum=lr_sum, reference_lr_sum=opt.reference_lr_sum
             )
-        method = optim.beta_lasso(schedule, l1, beta, momentum=momentum)
         effective["beta"] = beta
         for label, value in l1.items():
             effective[f"l1.{label}"] = value
             effective[f"l1.{label} * lr_sum"] = value * lr_sum
             effective[f"l1.{label} * beta"] = value * beta
-    if opt.weight_decay:
+        numbers |= {"beta": beta} | {f"l1.{label}": value for label, value in l1.items()}
+    schedule, tx = make_optimizer(opt.name, numbers, total_steps)
+    return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers)
+
+
+def make_optimizer(
+    name: str, numbers: Mapping[str, Any], total_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The schedule of η and the optimizer `name`, from numbers that may be traced.
+
+    Args:
+      name: "beta_lasso" or "sgd".
+      numbers: `Plan.numbers`: learning_rate; momentum and weight_decay where there is any; and
+        for β-lasso beta, l1.conv and l1.fc, as far as the model has such layers.
+      total_steps: over which a cosine takes η to 0.
+    """
+    schedule = optax.cosine_decay_schedule(numbers["learning_rate"], total_steps)
+    momentum = numbers.get("momentum")
+    if name == "sgd":
+        method = optax.sgd(schedule, momentum)
+    else:
+        l1 = {key[3:]: value for key, value in numbers.items() if key.startswith("l1.")}
+        method = optim.beta_lasso(schedule, l1, numbers["beta"], momentum=momentum)
+    if "weight_decay" in numbers:
         decay = optax.add_decayed_weights(
-            opt.weight_decay, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)
+            numbers["weight_decay"],
+            mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree),
         )
         method = optax.chain(decay, method)
-    return Plan(steps_per_epoch, total_steps, schedule, method, effective)
+    return schedule, method
 
 
 def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
@@ -99,14 +122,17 @@ def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(jax.random.permutation(key_for(seed, PERMUTATION), pixels))
 
 
-def make_arrange(config: Any, image_shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
+def make_arrange(
+    config: Any, image_shape: tuple[int, ...], order: Any = None
+) -> Callable[[jax.Array], jax.Array]:
     """The function from stored images [B, *image_shape] to the model's input: scale, permute.
 
     The permutation comes after augmentation, so that shifts and flips are those of real images.
+    `order`, which may be traced, takes the place of the configuration's own permutation.
     """
     if not config.data.permute:
         return data.normalize
-    order = permutation(config.seed, image_shape)
+    order = permutation(config.seed, image_shape) if order is None else order
 
     def arrange(images: jax.Array) -> jax.Array:
         flat = data.normalize(images).reshape(images.shape[0], -1, image_shape[-1])
@@ -132,12 +158,15 @@ def count_nonzeros(kernel: jax.Array) -> jax.Array:
     return jnp.sum(rows.astype(jnp.int32))
 
 
-def make_initial_state(config: Any, model: nn.Module, plan: Plan, image_shape: Any) -> Any:
-    """The function () -> TrainState at step 0."""
+def make_initial_state(
+    config: Any, model: nn.Module, plan: Plan, image_shape: Any, seed: Any = None
+) -> Any:
+    """The function () -> TrainState at step 0; `seed` is as in `make_train_steps`."""
+    seed = config.seed if seed is None else seed
 
     def initial_state() -> TrainState:
         inputs = jnp.zeros((2, *image_shape), jnp.float32)
-        variables = model.init(key_for(config.seed, INIT), inputs, train=False)
+        variables = model.init(key_for(seed, INIT), inputs, train=False)
         params, batch_stats = variables["params"], variables["batch_stats"]
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, plan.tx.init(params))
 
@@ -152,6 +181,8 @@ def make_train_steps(
     mesh: jax.sharding.Mesh,
     *,
     with_metrics: bool = True,
+    seed: Any = None,
+    subset: Any = None,
 ) -> Callable[[TrainState, data.Split, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, train, count) -> (state, metrics) that takes `count` training steps.
 
@@ -159,8 +190,15 @@ def make_train_steps(
     past the end of an epoch. The metrics are arrays [steps_per_epoch], filled up to `count`, of
     loss and accuracy (before each update), learning rate and each layer's non-zeros (after it);
     and `finite`, whether the state at the end holds neither NaN nor infinity.
+
+    Args:
+      config, model, plan, arrange, mesh: of the run.
+      with_metrics: without, there is the loss alone.
+      seed: takes the place of the configuration's, and may be traced, as the plan's optimizer may.
+      subset: int32 [N], which may be traced; the training set is these rows of `train`.
     """
-    batch_size, seed = config.train.batch_size, config.seed
+    batch_size = config.train.batch_size
+    seed = config.seed if seed is None else seed
     augment = make_augment(config)
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
@@ -192,7 +230,9 @@ def make_train_steps(
 
     def train_steps(state: TrainState, train: data.Split, count: Any) -> Any:
         epoch, first = jnp.divmod(state.step, plan.steps_per_epoch)
-        order = jax.random.permutation(key_for(seed, ORDER, epoch), train.labels.shape[0])
+        size = len(train.labels) if subset is None else len(subset)
+        order = jax.random.permutation(key_for(seed, ORDER, epoch), size)
+        order = order if subset is None else subset[order]
 
         def body(index: Any, carry: Any) -> Any:
             state, rows = carry

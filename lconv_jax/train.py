@@ -69,20 +69,21 @@ class Experiment(NamedTuple):
     state_shapes: TrainState  # of jax.ShapeDtypeStruct, with shardings
 
 
-def prepare(config: Any) -> Experiment:
-    """Loads the data and builds model, optimizer and mesh.
+def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
+    """Loads the data, unless they are given, and builds model, optimizer and mesh.
 
     Raises:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     config_lib.validate(config)
-    dataset = data.load(
-        config.data.name,
-        config.data.data_dir or None,
-        validation=config.data.validation,
-        examples=config.data.examples,
-        seed=config.seed,
-    )
+    if dataset is None:
+        dataset = data.load(
+            config.data.name,
+            config.data.data_dir or None,
+            validation=config.data.validation,
+            examples=config.data.examples,
+            seed=config.seed,
+        )
     # Traced here, so that an augmentation that the images do not allow is refused early.
     batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
     jax.eval_shape(lambda x: steps.make_augment(config)(jax.random.key(0), x), batch)
@@ -138,7 +139,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         checkpoints = stack.enter_context(
             Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
         )
-        signals = stack.enter_context(_deferred_signals())
+        signals = stack.enter_context(deferred_signals())
         step, state = checkpoints.restore(stored_shapes(experiment)) or (0, None)
         summary = read_summary(directory)
         if step == experiment.plan.total_steps and summary is not None:
@@ -150,7 +151,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         logging.info("%s; step %d of %d", directory, step, experiment.plan.total_steps)
         started -= writer.last.get("time/seconds", 0.0)
         state = _train(experiment, step, state, writer, checkpoints, signals, started)
-        summary = _summarise(experiment, state, writer.last, directory)
+        summary = summarise(experiment, state, writer.last, directory)
         summary["time/wall_seconds"] = time.monotonic() - started
         summary["resumed_at_step"] = step
         return write_summary(directory, summary)
@@ -300,7 +301,7 @@ def _train(
             dataclasses.replace(state, kept=None),
             {name: np.flatnonzero(mask) for name, mask in masks.items()},
         )
-    run_steps, run_evaluation = compile_train_steps(current), _make_evaluation(current, splits)
+    run_steps, run_evaluation = compile_train_steps(current), make_evaluation(current)
     expand = make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
     with make_progress(plan.total_steps, per_epoch) as show:
@@ -312,38 +313,30 @@ def _train(
             seconds = time.monotonic() - begun
             limit = max(1, int(SECONDS_PER_CALL * count / seconds))
 
-            finite = bool(fetched.pop("finite"))
-            rows = {name: values[:count] for name, values in fetched.items()}
-            _check_finite(rows["train/loss"], finite, step, saved)
-            lines = _lines(experiment, rows)
-            for at, line in enumerate(lines, start=step + 1):
-                if at % config.log.every_steps == 0 or at == plan.total_steps:
-                    writer.write(at, line)
+            last = write_steps(experiment, fetched, step, count, saved, writer)
             step += count
 
             finished = step == plan.total_steps
-            if step % per_epoch == 0:
-                writer.write_board(step, lines[-1])
             if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
-                result = run_evaluation(state, step)
+                result = run_evaluation(state, splits, step)
                 result["time/examples_per_second"] = count * config.train.batch_size / seconds
                 result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
                 writer.write_board(step, result)
-                _write_weights(experiment, expand(state), writer, step)
+                write_weights(experiment, expand(state), writer, step)
             every = per_epoch * config.log.describe_every_epochs
             if every and (finished or step % every == 0):
                 result = _describe(experiment, expand(state))
                 writer.write(step, result)
                 writer.write_board(step, result)
-            show(step, writer.last | lines[-1])
+            show(step, writer.last | last)
             kept = (
                 None if finished or step % per_epoch else smaller(current, state, splits["train"])
             )
             if kept is not None:
                 current, state = restricted(current, state, kept)
                 run_steps = compile_train_steps(current)
-                run_evaluation = _make_evaluation(current, splits)
+                run_evaluation = make_evaluation(current)
                 expand = make_expand(experiment, current)
                 writer.write(step, {f"units/{name}": len(index) for name, index in kept.items()})
             if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
@@ -355,14 +348,41 @@ def _train(
     return expand(state)
 
 
-def _make_evaluation(experiment: Experiment, splits: dict[str, data.Split]) -> Any:
-    """The function (state, step) -> metrics of the test and the validation split."""
+def write_steps(
+    experiment: Experiment,
+    fetched: dict[str, Any],
+    step: int,
+    count: int,
+    saved: int,
+    writer: metrics.MetricsWriter,
+) -> dict[str, Any]:
+    """Writes the metrics of the `count` steps after `step`, and returns those of the last.
+
+    Raises:
+      TrainingError: if a loss or the state at the end is not finite.
+    """
+    plan, log = experiment.plan, experiment.config.log
+    rows = {name: values[:count] for name, values in fetched.items() if name != "finite"}
+    _check_finite(rows["train/loss"], bool(fetched["finite"]), step, saved)
+    lines = _lines(experiment, rows)
+    for at, line in enumerate(lines, start=step + 1):
+        if at % log.every_steps == 0 or at == plan.total_steps:
+            writer.write(at, line)
+    if (step + count) % plan.steps_per_epoch == 0:
+        writer.write_board(step + count, lines[-1])
+    return lines[-1]
+
+
+def make_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
+    """The function (state, splits, step) -> metrics of the test and the validation split."""
     config, model = experiment.config, experiment.model
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
     augment = steps.make_augment(config)
     run = evaluate.make_evaluate(model, augment, arrange, config.train.batch_size, experiment.mesh)
 
-    def run_evaluation(state: TrainState, step: int) -> dict[str, float]:
+    def run_evaluation(
+        state: TrainState, splits: Mapping[str, data.Split], step: int
+    ) -> dict[str, float]:
         key = steps.key_for(config.seed, steps.STATISTICS, step)
         result: dict[str, float] = {}
         for split, name in (("test", "eval"), ("validation", "validation")):
@@ -429,9 +449,10 @@ def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> 
     )
 
 
-def _write_weights(
+def write_weights(
     experiment: Experiment, state: TrainState, writer: metrics.MetricsWriter, step: int
 ) -> None:
+    """Adds histograms of the layers' weights and a picture of filters to the TensorBoard events."""
     kernels = models.kernels(state.params)
     filters = _first_filters(experiment, _first(kernels))
     writer.write_weights(step, kernels, analysis.tile(analysis.choose_filters(filters, 64)))
@@ -459,7 +480,7 @@ def _unpermuted(experiment: Experiment, weights: NDArray[Any]) -> NDArray[Any]:
     return by_pixel[back].reshape(weights.shape)
 
 
-def _summarise(
+def summarise(
     experiment: Experiment, state: TrainState, last: Mapping[str, Any], directory: str
 ) -> dict[str, Any]:
     """Draws filters.png and collects what summary.json says."""
@@ -484,7 +505,7 @@ def _summarise(
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
 
     A second SIGINT interrupts at once. Off the main thread signals are left as they are.
