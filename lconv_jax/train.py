@@ -301,7 +301,7 @@ def _train(
             dataclasses.replace(state, kept=None),
             {name: np.flatnonzero(mask) for name, mask in masks.items()},
         )
-    run_steps, run_evaluation = compile_train_steps(current), make_evaluation(current)
+    run_steps, run_evaluation = compile_train_steps(current), compile_evaluation(current)
     expand = make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
     with make_progress(plan.total_steps, per_epoch) as show:
@@ -318,7 +318,7 @@ def _train(
 
             finished = step == plan.total_steps
             if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
-                result = run_evaluation(state, splits, step)
+                result = evaluate_splits(run_evaluation, state, splits, config.seed, step)
                 result["time/examples_per_second"] = count * config.train.batch_size / seconds
                 result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
@@ -336,7 +336,7 @@ def _train(
             if kept is not None:
                 current, state = restricted(current, state, kept)
                 run_steps = compile_train_steps(current)
-                run_evaluation = make_evaluation(current)
+                run_evaluation = compile_evaluation(current)
                 expand = make_expand(experiment, current)
                 writer.write(step, {f"units/{name}": len(index) for name, index in kept.items()})
             if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
@@ -373,31 +373,44 @@ def write_steps(
     return lines[-1]
 
 
-def make_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
-    """The function (state, splits, step) -> metrics of the test and the validation split."""
-    config, model = experiment.config, experiment.model
+def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
+    """The function (state, train, split, key) -> metrics of `evaluate.make_evaluate`."""
+    config = experiment.config
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    augment = steps.make_augment(config)
-    run = evaluate.make_evaluate(model, augment, arrange, config.train.batch_size, experiment.mesh)
+    return evaluate.make_evaluate(
+        experiment.model,
+        steps.make_augment(config),
+        arrange,
+        config.train.batch_size,
+        experiment.mesh,
+    )
 
-    def run_evaluation(
-        state: TrainState, splits: Mapping[str, data.Split], step: int
-    ) -> dict[str, float]:
-        key = steps.key_for(config.seed, steps.STATISTICS, step)
-        result: dict[str, float] = {}
-        for split, name in (("test", "eval"), ("validation", "validation")):
-            if len(splits[split].labels):
-                found = run(state, splits["train"], splits[split], key)
-                if not np.isfinite(found["loss"]):
-                    raise TrainingError(
-                        f"the loss on the {split} set is not finite at step {step}; the state is "
-                        f"not saved, the checkpoint before it is kept. Lower "
-                        "config.optimizer.learning_rate and start in another --workdir"
-                    )
-                result |= {f"{name}/{what}": value for what, value in found.items()}
-        return result
 
-    return run_evaluation
+def evaluate_splits(
+    run_evaluation: Callable[..., dict[str, float]],
+    state: TrainState,
+    splits: Mapping[str, data.Split],
+    seed: int,
+    step: int,
+) -> dict[str, float]:
+    """The metrics of the test and, where there is one, of the validation split.
+
+    Raises:
+      TrainingError: if a loss is not finite.
+    """
+    key = steps.key_for(seed, steps.STATISTICS, step)
+    result: dict[str, float] = {}
+    for split, name in (("test", "eval"), ("validation", "validation")):
+        if len(splits[split].labels):
+            found = run_evaluation(state, splits["train"], splits[split], key)
+            if not np.isfinite(found["loss"]):
+                raise TrainingError(
+                    f"the loss on the {split} set is not finite at step {step}; the state is "
+                    f"not saved, the checkpoint before it is kept. Lower "
+                    "config.optimizer.learning_rate and start in another --workdir"
+                )
+            result |= {f"{name}/{what}": value for what, value in found.items()}
+    return result
 
 
 def _describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
