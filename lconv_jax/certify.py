@@ -62,6 +62,12 @@ class Certificate(NamedTuple):
         }
 
 
+def is_dense(network: mdl.Network) -> bool:
+    """Whether a network has so many weights that its description is long and slow to write."""
+    terms = [term for layer in network.layers for term in layer.terms]
+    return sum(int(np.count_nonzero(term.kernel)) for term in terms) > _MANY
+
+
 def certify(file: bytes, train: data.Split, delta: float) -> Certificate:
     """Decodes a file and counts its network's errors on all training examples, unaugmented."""
     network = mdl.decode(file)
@@ -122,7 +128,7 @@ def shortest_description(
       delta: the probability that the bound fails.
       depths: largest levels, ascending.
     """
-    if sum(np.count_nonzero(t.kernel) for layer in network.layers for t in layer.terms) > _MANY:
+    if is_dense(network):
         depths, refine = [depth for depth in depths if depth in _FEW_DEPTHS] or depths, False
     tried: dict[tuple[int, ...], tuple[bytes, Certificate]] = {}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from rich import box, console, table
 
 from lconv_jax import certify, data, mdl, train
 from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
 
 SHORT_DIR = "short"
@@ -55,29 +55,35 @@ def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
 def describe(run_dir: str, *, shortened_only: bool = False) -> Description:
     """The description of a run's network with the smallest kl bound.
 
-    Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left.
+    Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left. If
+    it left something, a dense network is not rounded: that takes minutes, for a bound of 1.
 
     Args:
       run_dir: a --workdir of `lconv_jax.main`.
-      shortened_only: leave the checkpoint's network out, which takes minutes where it is dense.
 
     Raises:
-      ValueError: there is no run, no checkpoint, or nothing to choose from.
+      ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
     experiment, network, step = load_run(run_dir)
     split, delta = experiment.dataset.train, experiment.config.log.delta
-    found = [
-        Description(file, certify.certify(file, split, delta), name, experiment)
-        for name, file in shortened_files(run_dir).items()
-    ]
-    if not shortened_only:
-        rounded = certify.shortest_description(network, split, delta)
+    found = []
+    for name, file in shortened_files(run_dir).items():
+        try:
+            certificate = certify.certify(file, split, delta)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; move it elsewhere, and run again") from None
+        found.append(Description(file, certificate, name, experiment))
+    if not found or not certify.is_dense(network):
+        name = f"the checkpoint of step {step}, rounded"
         found.insert(
-            0, Description(*rounded, f"the checkpoint of step {step}, rounded", experiment)
+            0, Description(*certify.shortest_description(network, split, delta), name, experiment)
         )
-    if not found:
-        raise ValueError(f"{run_dir} has no {SHORT_DIR}/; run lconv_jax.shorten on it first")
     return min(found, key=lambda each: each.certificate.bounds()["kl"])
+
+
+def rounded_up(bound: float) -> str:
+    """A bound as text: its last digit is rounded up, so that what is printed holds."""
+    return f"{math.ceil(bound * 1e4) / 1e4:.4f}"
 
 
 def shortened_files(run_dir: str) -> dict[str, bytes]:
@@ -115,20 +121,25 @@ def report(
     for column in grid.columns[1:]:
         column.justify = "right"
     weights, nonzeros, distinct = mdl.count_weights(network)
-    formula = float(mdl.theorem2_bits(nonzeros, distinct, max(1, weights), 32))
-    lengths: Mapping[str, float] = {"theorem2, formula": formula} | code_lengths(network)
-    for name, bits in lengths.items():
-        bounds = certificate._replace(bits=math.ceil(bits)).bounds()
-        numbers = (f"{bounds[key]:.4f}" for key in ("occam", "kraft", "kl"))
-        grid.add_row(name, f"{bits:,.0f}", *numbers)
+    for name, bits in code_lengths(network).items():
+        bounds = certificate._replace(bits=bits).bounds()
+        numbers = (rounded_up(bounds[key]) for key in ("occam", "kraft", "kl"))
+        grid.add_row(name, f"{bits:,}", *numbers)
+    sizes = nonzeros, distinct, max(1, weights), 32
+    formula = mdl.theorem2_bits(*sizes)
+    estimate = mdl.theorem2_bound(
+        certificate.error, *sizes, certificate.num_examples, certificate.delta
+    )
     errors = mdl.count_errors(network, np.asarray(test.images), np.asarray(test.labels))
     units = " → ".join(str(len(layer.bias)) for layer in network.layers)
     lines = [
-        f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values",
+        f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values in all",
+        f"for comparison, Theorem 2's formula with 32 bits a value, which describes no biases: "
+        f"{float(formula):,.0f} bits, {float(estimate):.4f}",
         f"training error: {certificate.error:.4f} ({certificate.errors:,} of "
         f"{certificate.num_examples:,})",
         f"bound: with probability {1 - certificate.delta:g} the error on new data is at most "
-        f"{certificate.bounds()['kl']:.4f} (kl)",
+        f"{rounded_up(certificate.bounds()['kl'])} (kl)",
         f"test error: {errors / len(test.labels):.4f}",
     ]
     return grid, lines
@@ -138,16 +149,17 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.describe RUN_DIR")
     logging.set_verbosity(logging.WARNING)
+    out = _OUT.value or os.path.join(argv[1], "model.lconv")
     try:
+        if not os.path.isdir(folder := os.path.dirname(os.path.abspath(out))):
+            raise ValueError(f"--out={out}: there is no folder {folder}")
         file, certificate, origin, experiment = describe(argv[1])
+        write_atomically(out, file)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     grid, lines = report(file, certificate, experiment.dataset.test)
     console.Console(width=100).print(grid)
     print("\n".join([f"network: {origin}", *lines]))
-    out = _OUT.value or os.path.join(argv[1], "model.lconv")
-    with open(out, "wb") as stream:
-        stream.write(file)
     print(f"file: {out}, {len(file):,} bytes")
 
 

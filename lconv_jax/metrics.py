@@ -99,11 +99,11 @@ def column(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[NDArray[Any],
     return np.asarray(steps), np.asarray(values)
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Replaces a file's text: a kill leaves the old text or the new, never a part."""
+def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
+    """Replaces a file's contents: a kill leaves the old or the new, never a part."""
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(contents.encode() if isinstance(contents, str) else contents)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -27,10 +27,10 @@ def main(argv: list[str]) -> None:
             network = mdl.decode(file.read())
         split: data.Split = getattr(data.load(_DATA.value, _DATA_DIR.value), _SPLIT.value)
         predictions = mdl.predict(network, np.asarray(split.images))
+        if _OUT.value:
+            np.savetxt(_OUT.value, predictions, fmt="%d")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if _OUT.value:
-        np.savetxt(_OUT.value, predictions, fmt="%d")
     errors = int(np.count_nonzero(predictions != split.labels))
     print(f"examples: {len(predictions):,}, wrong: {errors:,}")
     print(f"{_SPLIT.value} error: {errors / len(predictions):.4f}")

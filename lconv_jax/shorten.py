@@ -21,9 +21,9 @@ import optax
 from absl import app, flags, logging
 
 from lconv_jax import certify, data, export, mdl
-from lconv_jax.describe import SHORT_DIR, load_run
+from lconv_jax.describe import SHORT_DIR, load_run, rounded_up
 from lconv_jax.mdl.canonical import reorder
-from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
+from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
 from lconv_jax.mdl.quantize import equalize
 from lconv_jax.metrics import write_atomically
 
@@ -176,10 +176,16 @@ def search(
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
     levels = in_levels(network, scales)
+    if max(peaks(integer_network(levels, scales))) >= 2**53:
+        raise ValueError(
+            f"sums of this network of {len(network.layers)} layers would pass 2⁵³, and shorten "
+            "does not scale them down on the way; describe rounds such networks as they are"
+        )
     scale = INPUT_SCALE[network.input_code]
     inputs = jnp.asarray(INPUTS[network.input_code](np.asarray(train.images)) / scale, jnp.float32)
     labels = jnp.asarray(train.labels)
     key, best, temperature = jax.random.key(seed), 1.0, jnp.zeros(())
+    fewest: float = np.inf
     run = None
     while True:
         masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
@@ -202,6 +208,10 @@ def search(
         weights = count_levels(levels)
         if weights <= _LEAST_WEIGHTS or found > best + _GIVE_UP:
             return
+        # Weights that had rounded to zero may have come back. Beyond what was removed last, that
+        # would be a search without an end.
+        keep = keep if weights < fewest else 0.9 * keep
+        fewest = min(fewest, weights)
         share = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else keep
         levels = remove(levels, jax.device_get(moments), share)
         smaller = drop_dead_units(levels)
@@ -255,7 +265,10 @@ def count_levels(levels: mdl.Network) -> int:
 
 
 def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network:
-    """The levels with a share `keep` of those that do not round to zero, the best per bit."""
+    """The levels with a share `keep` of those that do not round to zero, the best per bit.
+
+    At least one goes.
+    """
     tree = export.weights(levels)
     scores: list[list[np.ndarray]] = []
     for layer, moments in zip(tree, second_moments, strict=True):
@@ -265,11 +278,20 @@ def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network
             # What naming one more place costs, and about three bits for the value.
             bits = np.log2(max(2.0, value.size / max(1, np.count_nonzero(value)))) + 3
             scores[-1].append(np.where(value != 0, moment * value**2 / bits, -1.0))
-    flat = np.concatenate([score[score >= 0] for row in scores for score in row])
-    least = np.sort(flat)[int(len(flat) * (1 - keep))]
+    flat = np.concatenate([score.ravel() for row in scores for score in row])
+    places = np.flatnonzero(flat >= 0)
+    # By rank: of weights that score the same, zero say, some go and some stay.
+    gone = places[
+        np.argsort(flat[places], kind="stable")[: max(1, round((1 - keep) * len(places)))]
+    ]
+    stays = flat >= 0
+    stays[gone] = False
     for layer, row in zip(tree, scores, strict=True):
-        pairs = zip(layer["kernels"], row, strict=True)
-        layer["kernels"] = [np.where(s >= max(least, 0), k, 0) for k, s in pairs]
+        parts = []
+        for kernel, score in zip(layer["kernels"], row, strict=True):
+            mine, stays = np.split(stays, [score.size])
+            parts.append(np.where(mine.reshape(kernel.shape), kernel, 0))
+        layer["kernels"] = parts
     return export.with_weights(levels, tree)
 
 
@@ -307,8 +329,7 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
         print(_line(row), flush=True)
         if any(_covers(other, row) for other in rows):
             continue
-        with open(os.path.join(folder, row["file"]), "wb") as stream:
-            stream.write(file)
+        write_atomically(os.path.join(folder, row["file"]), file)
         for other in [other for other in rows if _covers(row, other)]:
             rows.remove(other)
             if other["file"] != row["file"]:
@@ -340,7 +361,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return (
         f"{row['nonzeros']:6,} weights {row['bits']:8,} bits  training error "
         f"{row['train_error']:.4f}  test error {row['test_error']:.4f}  "
-        f"kl bound {row['kl_bound']:.4f}"
+        f"kl bound {rounded_up(row['kl_bound'])}"
     )
 
 

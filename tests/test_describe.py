@@ -91,6 +91,19 @@ def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
     assert described.returncode == 0, described.stderr
     predicted = command("predict", file, "--data=digits", "--split=test", f"--out={classes}")
     assert predicted.returncode == 0, predicted.stderr
+    _, certificate, _, experiment = describe(run_dir)
+    split = experiment.dataset.train
+    rows = re.findall(
+        r"^ *(\w+) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+) *$", described.stdout, re.M
+    )
+    assert {row[0] for row in rows} >= {"raw", "unit", "shortest"}
+    for _, bits, *printed in rows:
+        bounds = certificate._replace(bits=int(bits.replace(",", ""))).bounds()
+        for kind, text in zip(("occam", "kraft", "kl"), printed, strict=True):
+            assert 0 <= float(text) - bounds[kind] < 1.01e-4  # rounded up
+    at_most = re.search(r"is at most ([\d.]+) \(kl\)", described.stdout)
+    exact = mdl.kl_bound(certificate.error, certificate.bits, len(split.labels), 0.05)
+    assert 0 <= float(at_most[1]) - exact < 1.01e-4
     found = [
         re.findall(r"^test error: 0\.\d{4}$", out.stdout, re.M) for out in (described, predicted)
     ]

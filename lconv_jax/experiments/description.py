@@ -1,4 +1,4 @@
-"""Which network describes Fashion-MNIST shortest: s_fc under β-lasso, s_conv and s_local under SGD.
+"""Which network describes Fashion-MNIST shortest: s_fc under β-lasso, and SGD's dense nets pruned.
 
     python -m lconv_jax.experiments.description --group=seeds
     python -m lconv_jax.experiments.description --group=epochs
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from lconv_jax import analysis, mdl, metrics, train
-from lconv_jax.describe import code_lengths, describe
+from lconv_jax import analysis, certify, mdl, metrics, train
+from lconv_jax import config as config_lib
+from lconv_jax.describe import code_lengths, describe, load_run
 from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.mdl.network import count_errors
 from lconv_jax.metrics import write_atomically
@@ -29,14 +30,23 @@ from lconv_jax.shorten import shorten
 from lconv_jax.workdir import read_config, read_summary
 
 _GROUP = flags.DEFINE_enum("group", "seeds", ("seeds", "epochs", "draw"), "Which runs.")
-_MODELS = flags.DEFINE_list("models", ["sfc", "sconv", "slocal"], "Files under configs/mdl/.")
+_MODELS = flags.DEFINE_list(
+    "models", ["sfc", "sfc_sgd", "sconv", "slocal"], "Files under configs/mdl/."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each.")
 _RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/mdl", "Where the runs live.")
 _RESULTS = flags.DEFINE_string("results", "docs/results/description", "Folder of kept results.")
 _FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the IDX files.")
 
-TITLES = {"sfc": "s_fc, β-lasso", "sconv": "s_conv, SGD", "slocal": "s_local, SGD"}
+# Raised when `shorten` or `describe` finds something else for the same network.
+METHOD = 2
+TITLES = {
+    "sfc": "s_fc, β-lasso",
+    "sfc_sgd": "s_fc, SGD",
+    "sconv": "s_conv, SGD",
+    "slocal": "s_local, SGD",
+}
 
 
 def get_config(model: str, **overrides: Any) -> Any:
@@ -49,7 +59,7 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
     """Trains, shortens and describes; what is kept of it."""
     train.train_and_evaluate(config, run_dir)
     frontier = shorten(run_dir)
-    file, certificate, origin, experiment = describe(run_dir, shortened_only=True)
+    file, certificate, origin, experiment = describe(run_dir)
     test = experiment.dataset.test
     short = mdl.decode(file)
     summary = read_summary(run_dir) or {}
@@ -62,6 +72,7 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
         "bounds": certificate.bounds(),
         "codes": code_lengths(short),
         "frontier": [{k: v for k, v in row.items() if k != "file"} for row in frontier],
+        "rounded_kl_bound": rounded_bound(run_dir),
         "trained_test_error": 1 - summary["metrics"]["eval/accuracy"],
         "versions": summary["versions"],
         "device": summary["device"],
@@ -73,11 +84,22 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
     return result
 
 
+def rounded_bound(run_dir: str) -> float | None:
+    """The kl bound of a run's network, merely rounded; None for a dense one."""
+    experiment, network, _ = load_run(run_dir)
+    if certify.is_dense(network):
+        return None
+    delta = experiment.config.log.delta
+    _, certificate = certify.shortest_description(network, experiment.dataset.train, delta)
+    return certificate.bounds()["kl"]
+
+
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """One Markdown row a model: means and standard deviations over its seeds."""
     rows = [
-        "| network | seeds | kl bound | training error | test error | bits | weights |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| network | seeds | kl bound | merely rounded | training error | test error | bits "
+        "| weights |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for model, title in TITLES.items():
         found = [result for name, result in results.items() if name.startswith(f"{model}-")]
@@ -88,8 +110,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
             return f"{np.mean(values):,.{digits}f} ± {deviation:,.{digits}f}"
 
+        rounded = [r.get("rounded_kl_bound") for r in found]
         columns = [
             spread([r["mdl/kl_bound"] for r in found]),
+            "–" if None in rounded else spread(rounded),
             spread([r["mdl/train_error"] for r in found]),
             spread([r["test_error"] for r in found]),
             spread([r["mdl/bits"] for r in found], 0),
@@ -97,6 +121,15 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         ]
         rows.append(f"| {title} | {len(found)} | " + " | ".join(columns) + " |")
     return "\n".join(rows)
+
+
+def is_kept(path: str, made_by: Mapping[str, Any]) -> bool:
+    """Whether a result is there that this configuration and this method have made."""
+    if not os.path.exists(path):
+        return False
+    with open(path, encoding="utf-8") as file:
+        kept = json.load(file)
+    return all(kept.get(name) == value for name, value in made_by.items())
 
 
 def load_results(folder: str) -> dict[str, dict[str, Any]]:
@@ -177,10 +210,12 @@ def main(argv: list[str]) -> None:
 
         matplotlib.use("Agg")
         results = load_results(_RESULTS.value)
+        print(table(results))
         draw_frontier(results, os.path.join(_FIGURES.value, "frontier.png"))
         run_dir = os.path.join(_RUNS_DIR.value, "sfc-epochs")
+        if not metrics.read_metrics(run_dir):
+            sys.exit(f"{run_dir} holds no run: --group=epochs makes it, for the second figure")
         draw_epochs(run_dir, os.path.join(_FIGURES.value, "bits_against_epoch.png"))
-        print(table(results))
         return
     try:
         if _GROUP.value == "epochs":
@@ -192,14 +227,17 @@ def main(argv: list[str]) -> None:
             for model in _MODELS.value:
                 name = f"{model}-seed{seed}"
                 kept = os.path.join(_RESULTS.value, f"{name}.json")
-                if os.path.exists(kept):
+                config = get_config(model, seed=seed, **where)
+                made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
+                if is_kept(kept, made_by):
                     continue
                 print(name, flush=True)
-                config = get_config(model, seed=seed, **where)
                 result = run_one(config, os.path.join(_RUNS_DIR.value, name))
-                write_atomically(kept, json.dumps(result, indent=1) + "\n")
+                write_atomically(kept, json.dumps(made_by | result, indent=1) + "\n")
     except train.Stopped as stopped:
         sys.exit(str(stopped))
+    except (ValueError, OSError, train.TrainingError) as error:
+        sys.exit(f"error: {error}")
     print(table(load_results(_RESULTS.value)))
 
 

@@ -49,6 +49,8 @@ VERSION = max(LANGUAGES)
 
 # `layer` numbers the sets of a whole matrix, in time of cells × digits.
 _MOST_WORK = 4e10
+# Of fewer weights than this every code is tried.
+_SMALL = 2**14
 # Beyond this many, only two codes for values are compared.
 _MANY_VALUES = 100_000
 # Tables of values send the steps between them, which must fit 64 bits; `digits` has no such limit.
@@ -190,7 +192,8 @@ def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Ch
     density = np.count_nonzero(matrix) / max(1, matrix.size)
     modes: Sequence[str] = (code,)
     if code == "shortest":
-        modes = [mode for mode in SUPPORTS if mode != "full" or density > 0.1]
+        small = matrix.size <= _SMALL
+        modes = [mode for mode in SUPPORTS if mode != "full" or density > 0.1 or small]
         if _layer_work(matrix) > _MOST_WORK:
             modes = [mode for mode in modes if mode not in ("layer", "near")]
     elif code == "layer" and _layer_work(matrix) > _MOST_WORK:
@@ -198,6 +201,11 @@ def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Ch
             f"code = 'layer' would take minutes on {matrix.size} weights; choose another"
         )
     options = []
+    if code == "shortest" and (small or density > 0.5):
+        for mode in ("raw", "theorem2") if small else ("raw",):
+            choice, encoder = Choice(mode, VALUES[0], None), Encoder()
+            code_matrix(encoder, choice, matrix, grid, matrix.shape[1], sortable)
+            options.append((encoder.bits, choice))
     for mode in modes:
         for mask in (False, True) if mode in ("unit", "local") else (False,):
             plan = make_plan(matrix != 0, grid, mode, sortable, mask, matrix)
