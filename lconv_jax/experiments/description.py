@@ -110,10 +110,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
             return f"{np.mean(values):,.{digits}f} ± {deviation:,.{digits}f}"
 
-        rounded = [r.get("rounded_kl_bound") for r in found]
+        rounded = [r["rounded_kl_bound"] for r in found if r.get("rounded_kl_bound")]
         columns = [
             spread([r["mdl/kl_bound"] for r in found]),
-            "–" if None in rounded else spread(rounded),
+            spread(rounded) if len(rounded) == len(found) else "–",
             spread([r["mdl/train_error"] for r in found]),
             spread([r["test_error"] for r in found]),
             spread([r["mdl/bits"] for r in found], 0),
