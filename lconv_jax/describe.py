@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 from absl import app, flags, logging
 from rich import box, console, table
 
@@ -121,7 +120,7 @@ def report(
         bounds = certificate._replace(bits=math.ceil(bits)).bounds()
         numbers = (f"{bounds[key]:.4f}" for key in ("occam", "kraft", "kl"))
         grid.add_row(name, f"{bits:,.0f}", *numbers)
-    errors = mdl.count_errors(network, np.asarray(test.images), np.asarray(test.labels))
+    errors = certify.count_errors(network, test)
     units = " → ".join(str(len(layer.bias)) for layer in network.layers)
     lines = [
         f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values",
