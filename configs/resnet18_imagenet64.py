@@ -1,11 +1,11 @@
 """ResNet-18 on ImageNet at 64 × 64 pixels with β-lasso, data streamed from disk.
 
     python -m lconv_jax.data.prepare imagenet_resized/64x64
-    python -m lconv_jax.main --config=configs/resnet18_imagenet64.py --workdir=runs/resnet18_imagenet64
+    python -m lconv_jax.main --config=configs/resnet18_imagenet64.py --workdir=runs/resnet
 
 SGD instead: --config=configs/resnet18_imagenet64.py:sgd
 
-Not measured by us, and not in the paper: λ are its values for CIFAR. A device with 20 GiB to spare
+Not measured by us, and not in the paper: λ are its values for CIFAR. A device with 16 GiB to spare
 can hold all images: --config.data.stream=never.
 """
 

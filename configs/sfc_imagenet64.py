@@ -5,7 +5,7 @@
 
 SGD instead: --config=configs/sfc_imagenet64.py:sgd
 
-Not measured by us, and not in the paper: λ are its values for CIFAR. A device with 20 GiB to spare
+Not measured by us, and not in the paper: λ are its values for CIFAR. A device with 16 GiB to spare
 can hold all images: --config.data.stream=never.
 """
 

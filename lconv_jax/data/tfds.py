@@ -206,7 +206,7 @@ class TfdsRecords:
         """Name and bytes of each file."""
         paths = self._source.dataset_info.splits[self._split].filepaths
         with self._reading():
-            return [(path.name, path.stat().st_size) for path in paths]
+            return [(path.name, path.stat().length) for path in paths]
 
     def __str__(self) -> str:
         return self._where
