@@ -127,8 +127,9 @@ def digest(dataset: Dataset) -> str:
     """SHA-256, in hex, of all a run sees of its data: names, types, shapes and every value.
 
     What is streamed from disk would take too long to read. Of it the digest covers names, types
-    and shapes, which records each split has, their files' names and sizes, and the contents of 64
-    examples of each split, evenly spaced; and it is "streamed-" and the SHA-256.
+    and shapes, which records each split has, their number and bytes, their files' names and sizes,
+    and the contents of 64 examples of each split, evenly spaced; and it is "streamed-" and the
+    SHA-256. A change of other examples that keeps their length is not seen.
     """
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     arrays = [array for split in splits.values() for array in split]

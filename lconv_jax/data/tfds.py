@@ -202,11 +202,15 @@ class TfdsRecords:
     def whole(self) -> None:
         return None
 
-    def files(self) -> list[tuple[str, int]]:
-        """Name and bytes of each file."""
-        paths = self._source.dataset_info.splits[self._split].filepaths
+    def files(self) -> dict[str, Any]:
+        """What TFDS noted when it wrote the files, and the files' names and bytes."""
+        info = self._source.dataset_info.splits[self._split]
         with self._reading():
-            return [(path.name, path.stat().length) for path in paths]
+            return {
+                "bytes": info.num_bytes,  # of the records, uncompressed
+                "examples": info.shard_lengths,
+                "files": [(path.name, path.stat().length) for path in info.filepaths],
+            }
 
     def __str__(self) -> str:
         return self._where
