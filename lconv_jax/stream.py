@@ -23,7 +23,7 @@ from lconv_jax import data, sharding, steps
 
 # A chunk, the batches that go to the devices together, is bounded to this, and to this many. Three
 # chunks are on the devices at most: in use, waiting, and on the way.
-CHUNK_BYTES, MOST_STEPS = 2**26, 64
+CHUNK_BYTES, MOST_STEPS = 2**26, 32
 # Batches that the threads hold in the host's memory are bounded to this, beside two chunks.
 HOST_BYTES, MOST_THREADS = 2**29, 16
 

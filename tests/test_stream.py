@@ -15,7 +15,19 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import certify, data, evaluate, mdl, metrics, models, sharding, steps, stream, train
+from lconv_jax import (
+    certify,
+    data,
+    evaluate,
+    mdl,
+    metrics,
+    models,
+    sharding,
+    steps,
+    stream,
+    sweep,
+    train,
+)
 from tests import tiny_config
 from tests.data import tfds_made
 
@@ -383,6 +395,13 @@ def test_what_is_wrong_with_a_record_is_said_when_it_is_read(tmp_path, wrong):
     with feeding as feed, pytest.raises(data.DataError, match=says) as error:
         feed(0)
     assert "made_set" in str(error.value)
+
+
+def test_a_sweep_of_a_streamed_set_is_refused(folder):
+    config = _config(folder)
+    config.data.device_limit_gib = SMALLER
+    with pytest.raises(ValueError, match=r"config\.data\.stream = 'auto': .* set it to never"):
+        sweep.make_runs(config, {"optimizer.beta": [0.0, 10.0]}, 1)
 
 
 def test_unknown_ways_of_streaming_are_refused(folder):

@@ -96,7 +96,7 @@ def test_streamed_batches_over_eight_devices_give_the_same_bits():
         with stream.training_feed(config, split, 132, experiment.mesh, 0) as feed:
             batches, _ = feed(0)
             if how == "always":
-                assert batches.images.addressable_shards[0].data.shape == (64, 32, 8, 8, 1)
+                assert batches.images.addressable_shards[0].data.shape == (32, 32, 8, 8, 1)
             state, rows = run(state, batches, jnp.int32(4))
         results.append(jax.device_get((state, rows)))
     jax.tree.map(np.testing.assert_array_equal, *results)
