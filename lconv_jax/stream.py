@@ -72,7 +72,8 @@ def training_batches(
     per_epoch = size // batch_size
     lock = threading.Lock()
 
-    @functools.lru_cache(maxsize=2)
+    # Threads may be at work on as many epochs at once, where epochs are short.
+    @functools.lru_cache(maxsize=2 + MOST_THREADS // per_epoch)
     def order(epoch: int) -> NDArray[np.int32]:
         # On the CPU: on an accelerator it would wait for the training that it is to run ahead of.
         with _on_cpu():
