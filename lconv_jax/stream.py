@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from lconv_jax import data, sharding, steps
 
-# A chunk, the batches that go to the devices together, is bounded to this, and to this many. Three
-# chunks are on the devices at most: in use, waiting, and on the way.
+# A chunk, the batches that go to the devices together, is bounded to this, and to this many. Four
+# chunks are on the devices at most: the last one, the one in use, one waiting and one on the way.
 CHUNK_BYTES, MOST_STEPS = 2**26, 32
 # Batches that the threads hold in the host's memory are bounded to this, beside two chunks.
 HOST_BYTES, MOST_THREADS = 2**29, 16
