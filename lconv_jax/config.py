@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from lconv_jax import models
+from lconv_jax import data, models
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
@@ -56,9 +56,17 @@ KEYS: dict[str, Key] = {
     "data.name": Key(
         "fashion_mnist_small",
         *("a data set's name", lambda value: bool(value)),
-        "fashion_mnist_small, fashion_mnist, digits, a TFDS name, or a path that ends in .npz",
+        "fashion_mnist_small, fashion_mnist, digits, a TFDS name, the folder of a prepared "
+        "set, or a path that ends in .npz",
     ),
     "data.data_dir": Key("", *_ANY, "folder of the data; empty: the source's own default"),
+    "data.stream": Key(
+        "auto",
+        *_one_of(data.STREAM),
+        "read batches as they are needed, not the whole set onto the device; auto: if it is larger "
+        "than data.device_limit_gib",
+    ),
+    "data.device_limit_gib": Key(4.0, *_POSITIVE, "GiB of a device that the data may take"),
     "data.examples": Key(0, *_at_least(0), "class-balanced training subset of this size; 0: all"),
     "data.validation": Key(0, *_at_least(0), "training examples held out for validation"),
     "data.permute": Key(False, *_ANY, "apply one seeded permutation of the pixels to every image"),
@@ -111,7 +119,10 @@ KEYS: dict[str, Key] = {
 
 # Keys that may differ between a run and its resumption: they do not change what is computed.
 # The data are compared by content, so their folder may move.
-_FREE_KEYS = ("log.", "checkpoint.", "sharding.", "data.data_dir")
+_FREE_KEYS = (
+    *("log.", "checkpoint.", "sharding."),
+    *("data.data_dir", "data.stream", "data.device_limit_gib"),
+)
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -130,7 +141,7 @@ def paper_config(
     accuracy, but not what was chosen: the values here are our choice from the grids.
 
     Args:
-      dataset: a TFDS name of 32 × 32 colour images.
+      dataset: a TFDS name of colour images; the paper's are 32 × 32.
       model: one of `models.NAMES`.
       alpha: base channels.
       optimizer: "beta_lasso" or "sgd".

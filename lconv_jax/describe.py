@@ -11,7 +11,6 @@ import os
 import sys
 from typing import NamedTuple
 
-import numpy as np
 from absl import app, flags, logging
 from rich import box, console, table
 
@@ -130,7 +129,7 @@ def report(
     estimate = mdl.theorem2_bound(
         certificate.error, *sizes, certificate.num_examples, certificate.delta
     )
-    errors = mdl.count_errors(network, np.asarray(test.images), np.asarray(test.labels))
+    errors = certify.count_errors(network, test)
     units = " → ".join(str(len(layer.bias)) for layer in network.layers)
     lines = [
         f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values in all",

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import data, sharding
+from lconv_jax import data, sharding, stream
 
 # Batches that the statistics are pooled over.
 BN_BATCHES = 16
@@ -72,20 +72,40 @@ def make_statistics(
       arrange: from a batch of stored images to the model's input (scaling, permutation).
       batch_size: examples per batch.
       mesh: the devices that each batch is split over.
+
+    Returns:
+      The function. `images` may be those of a streamed split; then the chosen ones are read.
     """
 
-    @jax.jit
-    def statistics(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
-        count = images.shape[0]
+    def choose(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+        """The training examples of each batch, [batches, size], and the key of augmentation."""
         batches = min(BN_BATCHES, max(1, count // batch_size))
         size = min(batch_size, count)
         which, how = jax.random.split(key)
         chosen = jax.random.permutation(which, count)[: batches * size]
-        inputs = arrange(augment(how, images[chosen])).reshape(batches, size, *images.shape[1:])
+        return chosen.reshape(batches, size), how
+
+    @jax.jit
+    def pooled(params: Any, batch_stats: Any, images_KxB: jax.Array, how: jax.Array) -> Any:
+        batches, size, *image_shape = images_KxB.shape
+        inputs = arrange(augment(how, images_KxB.reshape(batches * size, *image_shape)))
+        inputs = inputs.reshape(images_KxB.shape)
         if size == batch_size:
             by_batch = NamedSharding(mesh, P(None, "data"))
             inputs = jax.lax.with_sharding_constraint(inputs, by_batch)
         return pooled_batch_stats(model, params, batch_stats, inputs)
+
+    @jax.jit
+    def from_arrays(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        chosen, how = choose(key, images.shape[0])
+        return pooled(params, batch_stats, images[chosen], how)
+
+    def statistics(params: Any, batch_stats: Any, images: Any, key: jax.Array) -> Any:
+        if not isinstance(images, data.Column):
+            return from_arrays(params, batch_stats, images, key)
+        chosen_KxB, how = choose(key, len(images))
+        images_KxB = stream.gather(images, np.asarray(chosen_KxB), mesh)
+        return pooled(params, batch_stats, images_KxB, how)
 
     return statistics
 
@@ -110,6 +130,15 @@ def make_evaluate(
     """
     statistics = make_statistics(model, augment, arrange, batch_size, mesh)
 
+    def batch_totals(params: Any, stats: Any, batch: Any, real: jax.Array) -> Any:
+        """Summed loss and number of correct answers among the real examples of a batch."""
+        images, labels = batch
+        variables = {"params": params, "batch_stats": stats}
+        logits: Any = model.apply(variables, arrange(images), train=False)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct = jnp.argmax(logits, -1) == labels
+        return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum(correct & real)
+
     @jax.jit
     def totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, jax.Array]:
         count = split.labels.shape[0]
@@ -117,23 +146,33 @@ def make_evaluate(
 
         def batch(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             index, real = jax.lax.with_sharding_constraint(pair, sharding.batch_sharding(mesh))
-            images, labels = split.images[index], split.labels[index]
-            variables = {"params": params, "batch_stats": stats}
-            logits: Any = model.apply(variables, arrange(images), train=False)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            correct = jnp.argmax(logits, -1) == labels
-            return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum(correct & real)
+            return batch_totals(params, stats, (split.images[index], split.labels[index]), real)
 
         index = jnp.pad(jnp.arange(count), (0, padding)).reshape(-1, batch_size)
         real = (jnp.arange(count + padding) < count).reshape(-1, batch_size)
         losses, corrects = jax.lax.map(batch, (index, real))
         return losses.sum(), corrects.sum()
 
+    @jax.jit
+    def chunk_totals(params: Any, stats: Any, chunk: data.Split, real: jax.Array) -> Any:
+        return jax.lax.map(lambda pair: batch_totals(params, stats, *pair), (chunk, real))
+
+    def streamed_totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, jax.Array]:
+        # Fetched one by one, so that chunks do not pile up on the device.
+        found = [
+            jax.device_get(chunk_totals(params, stats, chunk, real))
+            for chunk, real in stream.in_order(split, batch_size, mesh)
+        ]
+        losses, corrects = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        batches = -(-len(split.labels) // batch_size)
+        return jnp.asarray(losses[:batches]).sum(), jnp.asarray(corrects[:batches]).sum()
+
     def evaluate(
         state: Any, train: data.Split, split: data.Split, key: jax.Array
     ) -> dict[str, float]:
         stats = statistics(state.params, state.batch_stats, train.images, key)
-        loss, correct = jax.device_get(totals(state.params, stats, split))
+        add = streamed_totals if data.is_streamed(split) else totals
+        loss, correct = jax.device_get(add(state.params, stats, split))
         count = split.labels.shape[0]
         return {"loss": float(np.float64(loss) / count), "accuracy": float(int(correct) / count)}
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -57,3 +58,28 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The leading axis is split over "data"."""
     return NamedSharding(mesh, P("data"))
+
+
+def chunk_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Several batches: the second axis is split over "data"."""
+    return NamedSharding(mesh, P(None, "data"))
+
+
+def rows_of_process(
+    processes_DxM: np.ndarray[Any, Any], batch_size: int, process_index: int
+) -> np.ndarray[Any, Any]:
+    """The rows of a batch that a process holds, ascending, when it is split over "data".
+
+    Args:
+      processes_DxM: the process of each device of the mesh.
+      batch_size: a multiple of D.
+      process_index: whose rows. Where "model" reaches over several processes, they share rows.
+    """
+    mine = (np.asarray(processes_DxM) == process_index).any(axis=1)
+    return np.flatnonzero(np.repeat(mine, batch_size // len(mine)))
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray[Any, Any]:
+    """`rows_of_process` of this process."""
+    processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    return rows_of_process(processes, batch_size, jax.process_index())

@@ -116,6 +116,11 @@ def make_optimizer(
     return schedule, method
 
 
+def epoch_order(seed: Any, epoch: Any, size: int) -> jax.Array:
+    """The order of the training examples in an epoch, int32 [size]; all may be traced but size."""
+    return jax.random.permutation(key_for(seed, ORDER, epoch), size)
+
+
 def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
     """The order in which a run with `data.permute` sees the pixels; channels stay together."""
     pixels = math.prod(image_shape[:-1])
@@ -183,13 +188,15 @@ def make_train_steps(
     with_metrics: bool = True,
     seed: Any = None,
     subset: Any = None,
-) -> Callable[[TrainState, data.Split, Any], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, train, count) -> (state, metrics) that takes `count` training steps.
 
-    `count` is traced, so that one program serves an epoch and any part of it; it must not lead
-    past the end of an epoch. The metrics are arrays [steps_per_epoch], filled up to `count`, of
-    loss and accuracy (before each update), learning rate and each layer's non-zeros (after it);
-    and `finite`, whether the state at the end holds neither NaN nor infinity.
+    `train` is the training set, a `data.Split` whose batches are picked here by `epoch_order`, or a
+    `data.Chunk` of batches that were picked so already. `count` is traced, so that one program
+    serves an epoch and any part of it; it must not lead past the end of an epoch or of a chunk. The
+    metrics are arrays [steps_per_epoch], filled up to `count`, of loss and accuracy (before each
+    update), learning rate and each layer's non-zeros (after it); and `finite`, whether the state at
+    the end holds neither NaN nor infinity.
 
     Args:
       config, model, plan, arrange, mesh: of the run.
@@ -228,21 +235,32 @@ def make_train_steps(
                 row[f"sparsity/{name}/nonzeros"] = count_nonzeros(kernel)
         return TrainState(state.step + 1, params, batch_stats, opt_state), row
 
-    def train_steps(state: TrainState, train: data.Split, count: Any) -> Any:
-        epoch, first = jnp.divmod(state.step, plan.steps_per_epoch)
+    def batches(train: data.Split | data.Chunk, step: Any) -> Callable[[Any], Any]:
+        """The function index -> images and labels of the batch `index` steps after `step`."""
+        if isinstance(train, data.Chunk):
+            at = step - train.first
+            return lambda index: (train.images[at + index], train.labels[at + index])
+        epoch, first = jnp.divmod(step, plan.steps_per_epoch)
         size = len(train.labels) if subset is None else len(subset)
-        order = jax.random.permutation(key_for(seed, ORDER, epoch), size)
+        order = epoch_order(seed, epoch, size)
         order = order if subset is None else subset[order]
+
+        def batch(index: Any) -> Any:
+            chosen = jax.lax.dynamic_slice(order, ((first + index) * batch_size,), (batch_size,))
+            chosen = jax.lax.with_sharding_constraint(chosen, sharding.batch_sharding(mesh))
+            return train.images[chosen], train.labels[chosen]
+
+        return batch
+
+    def train_steps(state: TrainState, train: data.Split | data.Chunk, count: Any) -> Any:
+        batch = batches(train, state.step)
 
         def body(index: Any, carry: Any) -> Any:
             state, rows = carry
-            chosen = jax.lax.dynamic_slice(order, ((first + index) * batch_size,), (batch_size,))
-            chosen = jax.lax.with_sharding_constraint(chosen, sharding.batch_sharding(mesh))
-            state, row = train_step(state, train.images[chosen], train.labels[chosen])
+            state, row = train_step(state, *batch(index))
             return state, {name: rows[name].at[index].set(value) for name, value in row.items()}
 
-        batch = jax.tree.map(lambda leaf: leaf[:batch_size], train)
-        row = jax.eval_shape(train_step, state, *batch)[1]
+        row = jax.eval_shape(lambda state: train_step(state, *batch(0)), state)[1]
         rows = {name: jnp.zeros(plan.steps_per_epoch, leaf.dtype) for name, leaf in row.items()}
         state, rows = jax.lax.fori_loop(0, count, body, (state, rows))
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])

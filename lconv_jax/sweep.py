@@ -148,7 +148,20 @@ def make_runs(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int) -> lis
 def _load_pool(config: Any) -> data.Dataset:
     """All training examples of a configuration, none held out, and the test set."""
     group = config.data
-    return data.load(group.name, group.data_dir or None, examples=group.examples)
+    pool = data.load(
+        group.name,
+        group.data_dir or None,
+        examples=group.examples,
+        stream=group.stream,
+        device_limit_gib=group.device_limit_gib,
+    )
+    if data.is_streamed(pool.train):
+        raise config_lib.ConfigError(
+            f"config.data.stream = {group.stream!r}: settings that train together share a set on "
+            f"the device, and {pool.name} would be streamed there; set it to never, if the "
+            f"{data.nbytes(pool.train, pool.test) / 2**30:.1f} GiB fit"
+        )
+    return pool
 
 
 def _hold_out(pool: data.Dataset, config: Any) -> tuple[data.Dataset, NDArray[np.int32]]:

@@ -30,6 +30,7 @@ from lconv_jax import (
     sharding,
     shrink,
     steps,
+    stream,
 )
 from lconv_jax import config as config_lib
 from lconv_jax.checkpoint import Checkpoints
@@ -83,6 +84,8 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
             validation=config.data.validation,
             examples=config.data.examples,
             seed=config.seed,
+            stream=config.data.stream,
+            device_limit_gib=config.data.device_limit_gib,
         )
     # Traced here, so that an augmentation that the images do not allow is refused early.
     batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
@@ -166,17 +169,20 @@ def initial_state(experiment: Experiment) -> TrainState:
 
 
 def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
-    """The compiled (state, train, count) -> (state, metrics); its first argument is donated."""
+    """The compiled (state, train, count) -> (state, metrics); its first argument is donated.
+
+    Of a streamed set `train` is a chunk, as `stream.training_feed` gives it.
+    """
     config, dataset, model, plan, mesh, shapes = experiment
     arrange = steps.make_arrange(config, dataset.image_shape)
     function = steps.make_train_steps(config, model, plan, arrange, mesh, **options)
     everywhere = sharding.replicated(mesh)
     placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    train = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dataset.train)
+    train = stream.train_shapes(config, dataset.train, plan.total_steps, mesh)
     jitted = jax.jit(
         function,
         donate_argnums=0,
-        in_shardings=(placement, everywhere, everywhere),
+        in_shardings=(placement, jax.tree.map(lambda leaf: leaf.sharding, train), everywhere),
         out_shardings=(placement, everywhere),
     )
     return jitted.lower(shapes, train, jax.ShapeDtypeStruct((), jnp.int32)).compile()
@@ -267,7 +273,8 @@ def smaller(
         return None
     size = config.train.batch_size
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    inputs, labels_B = arrange(train.images[:size]), train.labels[:size]
+    batch = data.read(train, slice(size))
+    inputs, labels_B = arrange(jnp.asarray(batch.images)), jnp.asarray(batch.labels)
     rate = float(plan.schedule(state.step))
     return choose(shrink.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate))
 
@@ -290,8 +297,9 @@ def _train(
         return state
     everywhere = sharding.replicated(experiment.mesh)
     splits = {
-        name: jax.device_put(getattr(experiment.dataset, name), everywhere)
+        name: split if data.is_streamed(split) else jax.device_put(split, everywhere)
         for name in ("train", "validation", "test")
+        for split in [getattr(experiment.dataset, name)]
     }
     current = experiment
     if state.kept is not None:
@@ -304,11 +312,13 @@ def _train(
     run_steps, run_evaluation = compile_train_steps(current), compile_evaluation(current)
     expand = make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
-    with make_progress(plan.total_steps, per_epoch) as show:
+    feeding = stream.training_feed(config, splits["train"], plan.total_steps, experiment.mesh, step)
+    with make_progress(plan.total_steps, per_epoch) as show, feeding as feed:
         while step < plan.total_steps:
-            count = min(per_epoch - step % per_epoch, limit)
             begun = time.monotonic()
-            state, on_device = run_steps(state, splits["train"], jnp.int32(count))
+            batches, most = feed(step)
+            count = min(per_epoch - step % per_epoch, limit, most)
+            state, on_device = run_steps(state, batches, jnp.int32(count))
             fetched = jax.device_get(on_device)
             seconds = time.monotonic() - begun
             limit = max(1, int(SECONDS_PER_CALL * count / seconds))

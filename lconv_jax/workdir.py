@@ -109,7 +109,15 @@ def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str
             for name, (old, new) in changed.items()
             if not config_lib.is_free(name)
         ]
-        if stored["data_sha256"] != data_sha256:
+        before_sha256 = stored["data_sha256"]
+        streamed = [sha256.startswith("streamed-") for sha256 in (before_sha256, data_sha256)]
+        if streamed[0] != streamed[1]:
+            there, here = ("streamed from disk" if each else "read whole" for each in streamed)
+            fixed.append(
+                f"  the data: {there} there and {here} here, so that their digests cannot be "
+                f"compared; set config.data.stream={'always' if streamed[0] else 'never'}"
+            )
+        elif before_sha256 != data_sha256:
             fixed.append("  the data: their contents are not the same")
         if fixed:
             raise config_lib.ConfigError(

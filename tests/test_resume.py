@@ -111,6 +111,15 @@ def test_sigkill_at_any_moment_and_again(reference, tmp_path):
     _assert_same_run(tmp_path, reference)
 
 
+def test_a_streamed_run_that_was_killed_ends_like_one_in_memory(reference, tmp_path):
+    process = _start(tmp_path, "--config.data.stream=always")
+    _wait_until(process, lambda: _saved(tmp_path))
+    _kill(process)
+    status, _, err = _run(tmp_path, "--config.data.stream=always")
+    assert (status, err) == (0, "")
+    _assert_same_run(tmp_path, reference)
+
+
 def test_sigterm_saves_and_the_run_goes_on(reference, tmp_path):
     process = _start(tmp_path)
     _wait_until(process, lambda: _saved(tmp_path))

@@ -1,25 +1,53 @@
-"""Data sets in memory, by name, and their augmentation on the device.
+"""Data sets by name, in memory or read as they are needed, and their augmentation on the device.
 
 Importing this package imports neither TensorFlow nor tensorflow-datasets nor scikit-learn.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 
 from lconv_jax.data import sources
 from lconv_jax.data.augment import augment, normalize
-from lconv_jax.data.dataset import DataError, Dataset, Split, digest, divide
+from lconv_jax.data.dataset import (
+    Chunk,
+    DataError,
+    Dataset,
+    Split,
+    blocks,
+    digest,
+    divide,
+    is_streamed,
+    nbytes,
+    read,
+    read_all,
+    stream_arrays,
+)
+from lconv_jax.data.records import Column
 
 __all__ = [
+    "Chunk",
+    "Column",
     "DataError",
     "Dataset",
     "Split",
     "augment",
+    "blocks",
     "digest",
+    "is_streamed",
     "load",
+    "nbytes",
     "normalize",
+    "read",
+    "read_all",
+    "stream_arrays",
 ]
+
+
+# When examples are read as they are needed, instead of moved to the device whole.
+STREAM = ("auto", "never", "always")
 
 
 def load(
@@ -29,8 +57,10 @@ def load(
     validation: int = 0,
     examples: int = 0,
     seed: int = 0,
+    stream: str = "never",
+    device_limit_gib: float = 4.0,
 ) -> Dataset:
-    """Loads a data set into memory as NumPy arrays.
+    """Loads a data set into memory as NumPy arrays, or opens it to be read as it is needed.
 
     Args:
       name: one of
@@ -40,13 +70,18 @@ def load(
         "digits", scikit-learn's 8 × 8 digits;
         a path that ends in ".npz", relative to `data_dir` (see `lconv_jax.data.npz`);
         any image classification set of TFDS, such as "cifar10", prepared under `data_dir` (or
-          TFDS's own default) by `python -m lconv_jax.data.prepare NAME`.
+          TFDS's own default) by `python -m lconv_jax.data.prepare NAME`;
+        the folder of such a set's own files (with its dataset_info.json), relative to `data_dir`.
       data_dir: the folder to read from; None or "" is the source's own default.
       validation: number of training examples to hold out: as many of each class, chosen by
         `seed`, and never part of `train`.
       examples: if not 0, the training set is first cut to this many: the first examples / classes
         of each class, in file order.
       seed: decides which examples are held out, and nothing else.
+      stream: "never" reads all; "always" makes splits that are read as they are needed (see
+        `Split`), a TFDS set's from disk, any other's from the host's memory; "auto" does so where
+        the splits together, as arrays, are larger than `device_limit_gib`.
+      device_limit_gib: what a device may be asked to hold, in GiB.
 
     Returns:
       The data set; `validation` has no rows if none were asked for. Order is that of the files.
@@ -54,5 +89,19 @@ def load(
     Raises:
       DataError: a ValueError that names the file or key at fault, and says what to do.
     """
+    if stream not in STREAM:
+        raise DataError(f"data.stream = {stream!r}: must be one of {', '.join(STREAM)}")
     source = sources.read(name, data_dir or None)
-    return divide(source, validation=validation, examples=examples, seed=seed)
+    limit = math.inf if stream == "never" else 0 if stream == "always" else device_limit_gib * 2**30
+    prepare = stream_arrays if nbytes(source.train, source.test) > limit else read_all
+    source = source._replace(train=prepare(source.train), test=prepare(source.test))
+    dataset = divide(source, validation=validation, examples=examples, seed=seed)
+    if nbytes(dataset.train, dataset.validation, dataset.test) > limit:
+        return dataset
+    # A subset may fit where the whole set does not.
+    return dataclasses.replace(
+        dataset,
+        train=read_all(dataset.train),
+        validation=read_all(dataset.validation),
+        test=read_all(dataset.test),
+    )

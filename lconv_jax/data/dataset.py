@@ -1,17 +1,20 @@
-"""What a data set is: three splits of arrays in memory, and the ways to divide them."""
+"""What a data set is: three splits, in memory or read as needed, and the ways to divide them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lconv_jax.data.records import Column, DataError, HostRecords, Records
 
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file or key, and what to do."""
+# Examples that are read at a time where all are wanted.
+BLOCK = 1024
 
 
 class Split(NamedTuple):
@@ -19,15 +22,31 @@ class Split(NamedTuple):
 
     images: uint8 or float32 [N, *spatial, C], with one spatial axis (signals) or two (images).
     labels: int32 [N], each in 0 … num_classes − 1.
+
+    Of a streamed split both are a `records.Column`, which has the shape and type of the array and
+    reads what it is indexed with. Its labels are checked when they are read.
     """
 
     images: Any
     labels: Any
 
 
+class Chunk(NamedTuple):
+    """Training batches of consecutive steps, in the place of a whole split.
+
+    first: the step that the first batch is for, int32.
+    images: [K, B, *spatial, C].
+    labels: int32 [K, B].
+    """
+
+    first: Any
+    images: Any
+    labels: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory. `validation` has no rows unless some were held out of `train`."""
+    """A data set. `validation` has no rows unless some were held out of `train`."""
 
     name: str
     num_classes: int
@@ -55,10 +74,65 @@ class Source(NamedTuple):
     test_file: str
 
 
+def streamed(records: Records) -> Split:
+    """A split of all the records, of which nothing is read yet."""
+    return Split(Column(records, "images"), Column(records, "labels"))
+
+
+def is_streamed(split: Split) -> bool:
+    """Whether the split is read as it is needed, and not to be moved to the device whole."""
+    return isinstance(split.images, Column)
+
+
+def stream_arrays(split: Split) -> Split:
+    """The split, to be read as it is needed from wherever it is."""
+    return split if is_streamed(split) else streamed(HostRecords(*map(np.asarray, split)))
+
+
+def read(split: Split, indices: Any) -> Split:
+    """These examples, or a slice of them, as arrays."""
+    if not is_streamed(split):
+        return Split(split.images[indices], split.labels[indices])
+    column: Column = split.images
+    return Split(*column.records.read(column.rows_of(indices)))
+
+
+def blocks(split: Split) -> Iterator[Split]:
+    """All examples in order, as arrays: at once if they are in memory, else some at a time."""
+    size = BLOCK if is_streamed(split) else max(1, len(split.labels))
+    for start in range(0, len(split.labels), size):
+        block = read(split, slice(start, start + size))
+        yield Split(np.asarray(block.images), np.asarray(block.labels))
+
+
+def read_all(split: Split) -> Split:
+    """The split as arrays in memory."""
+    if not is_streamed(split):
+        return split
+    images = np.empty(split.images.shape, split.images.dtype)
+    labels = np.empty(split.labels.shape, split.labels.dtype)
+    for number, block in enumerate(blocks(split)):
+        part = slice(number * BLOCK, number * BLOCK + len(block.labels))
+        images[part], labels[part] = block
+    return Split(images, labels)
+
+
+def nbytes(*splits: Split) -> int:
+    """What the splits take as arrays."""
+    arrays = [array for split in splits for array in split]
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+
+
 def digest(dataset: Dataset) -> str:
-    """SHA-256, in hex, of all a run sees of its data: names, types, shapes and every value."""
+    """SHA-256, in hex, of all a run sees of its data: names, types, shapes and every value.
+
+    What is streamed from disk would take too long to read. Of it the digest covers names, types
+    and shapes, which records each split has, their number and bytes, their files' names and sizes,
+    and the contents of 64 examples of each split, evenly spaced; and it is "streamed-" and the
+    SHA-256. A change of other examples that keeps their length is not seen.
+    """
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
-    arrays = [np.asarray(array) for split in splits.values() for array in split]
+    arrays = [array for split in splits.values() for array in split]
     header = {
         "name": dataset.name,
         "num_classes": dataset.num_classes,
@@ -66,10 +140,17 @@ def digest(dataset: Dataset) -> str:
         "arrays": [[array.dtype.name, array.shape] for array in arrays],
     }
     sha = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    prefix = ""
     for array in arrays:
-        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        sha.update(np.ascontiguousarray(little_endian).data)
-    return sha.hexdigest()
+        values = [array]
+        if isinstance(array, Column) and array.on_disk:
+            head, values = array.sample()
+            sha.update(head)
+            prefix = "streamed-"
+        for part in map(np.asarray, values):
+            little_endian = part.astype(part.dtype.newbyteorder("<"), copy=False)
+            sha.update(np.ascontiguousarray(little_endian).data)
+    return prefix + sha.hexdigest()
 
 
 def first_per_class(labels: np.ndarray, num_classes: int, per_class: int) -> np.ndarray:
@@ -103,17 +184,19 @@ def divide(source: Source, *, validation: int, examples: int, seed: int) -> Data
     """
     _check(source)
     train, num_classes = source.train, source.num_classes
-    if examples != 0:
-        smallest = int(np.bincount(train.labels, minlength=num_classes).min())
+    # Of a set on disk this reads every record.
+    labels = np.asarray(train.labels) if examples != 0 or validation != 0 else None
+    if labels is not None and examples != 0:
+        smallest = int(np.bincount(labels, minlength=num_classes).min())
         _check_balanced("data.examples", examples, num_classes, smallest, source.name)
-        kept = first_per_class(train.labels, num_classes, examples // num_classes)
-        train = _take(train, kept)
+        kept = first_per_class(labels, num_classes, examples // num_classes)
+        train, labels = _take(train, kept), labels[kept]
     held_out = np.zeros(0, np.int64)
-    if validation != 0:
+    if labels is not None and validation != 0:
         # At least one example of each class stays in the training set.
-        spare = int(np.bincount(train.labels, minlength=num_classes).min()) - 1
+        spare = int(np.bincount(labels, minlength=num_classes).min()) - 1
         _check_balanced("data.validation", validation, num_classes, spare, source.name)
-        held_out = random_per_class(train.labels, num_classes, validation // num_classes, seed)
+        held_out = random_per_class(labels, num_classes, validation // num_classes, seed)
     return Dataset(
         name=source.name,
         num_classes=num_classes,
@@ -126,6 +209,8 @@ def divide(source: Source, *, validation: int, examples: int, seed: int) -> Data
 def _take(split: Split, indices: np.ndarray) -> Split:
     if len(indices) == len(split.labels):
         return split
+    if is_streamed(split):
+        return Split(split.images.select(indices), split.labels.select(indices))
     return Split(split.images[indices], split.labels[indices])
 
 
@@ -140,6 +225,19 @@ def _check_balanced(key: str, value: int, num_classes: int, smallest: int, name:
         )
 
 
+def check_labels(
+    labels: np.ndarray, num_classes: int, file: str, rows: np.ndarray | None = None
+) -> None:
+    """Raises DataError, naming the example (one of `rows`, if given), if a label is no class."""
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        index = int(np.flatnonzero((labels < 0) | (labels >= num_classes))[0])
+        raise DataError(
+            f"{file}: label {labels[index]} of example {index if rows is None else rows[index]} is "
+            f"out of range; there are the classes 0 … {num_classes - 1}. Correct the label, or "
+            "download the file again"
+        )
+
+
 def _check(source: Source) -> None:
     files = (source.train_file, source.test_file)
     for split, file in zip((source.train, source.test), files, strict=True):
@@ -150,14 +248,8 @@ def _check(source: Source) -> None:
                 f"{file}: {len(split.images)} images but {len(split.labels)} labels. They must "
                 "come in pairs: write or download the file again"
             )
-        if split.labels.min() < 0 or split.labels.max() >= source.num_classes:
-            wrong = (split.labels < 0) | (split.labels >= source.num_classes)
-            index = int(np.flatnonzero(wrong)[0])
-            raise DataError(
-                f"{file}: label {split.labels[index]} of example {index} is out of range; "
-                f"{source.name} has classes 0 … {source.num_classes - 1}. Correct the label, or "
-                "download the file again"
-            )
+        if not (is_streamed(split) and split.labels.on_disk):
+            check_labels(np.asarray(split.labels), source.num_classes, file)
     if source.train.images.shape[1:] != source.test.images.shape[1:]:
         raise DataError(
             f"{source.test_file}: images of shape {source.test.images.shape[1:]}, but those of "

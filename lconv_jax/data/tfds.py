@@ -1,23 +1,25 @@
 """Image classification sets that TensorFlow Datasets has prepared, read without TensorFlow.
 
 A set is prepared once, by `python -m lconv_jax.data.prepare NAME`, which needs TensorFlow. Its
-ArrayRecord files are then read at random places, and its images decoded by Pillow.
+ArrayRecord files are then read at random places, and its images decoded by Pillow. What is made
+here are streamed splits: `lconv_jax.data.load` reads them whole where they fit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from lconv_jax.data import dataset
 
-# Records read at a time.
-_CHUNK = 1024
+_INFO_FILE = "dataset_info.json"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -33,8 +35,12 @@ def read_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Sou
     """The training and test split (or else validation split) of a prepared set.
 
     Args:
-      name: as TFDS takes it: "cifar10", "cifar10:3.0.2", "imagenet_resized/8x8".
+      name: as TFDS takes it: "cifar10", "cifar10:3.0.2", "imagenet_resized/8x8"; or the folder of
+        the set's own files.
       data_dir: where it was prepared; None: TFDS's own default, and `TFDS_DATA_DIR`.
+
+    Returns:
+      Streamed splits, of which nothing is read but the first image of each.
 
     Raises:
       NotPreparedError: there is no such set, or not in a format of random access.
@@ -50,14 +56,20 @@ def read_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Sou
             f"{builder.data_dir}: {name} has the splits {', '.join(sorted(splits))}; 'train', and "
             "'test' or 'validation', are needed. Divide it yourself and save it as an .npz file"
         )
+    where = {split: f"{builder.data_dir} ({split})" for split in ("train", test)}
     return dataset.Source(
         name=builder.name,
         num_classes=num_classes,
-        train=_read_split(builder, "train", channels),
-        test=_read_split(builder, test, channels),
-        train_file=f"{builder.data_dir} (train)",
-        test_file=f"{builder.data_dir} ({test})",
+        train=dataset.streamed(TfdsRecords(builder, "train", num_classes, channels)),
+        test=dataset.streamed(TfdsRecords(builder, test, num_classes, channels)),
+        train_file=where["train"],
+        test_file=where[test],
     )
+
+
+def holds_prepared(folder: pathlib.Path) -> bool:
+    """Whether these are the files of a set themselves."""
+    return (folder / _INFO_FILE).is_file()
 
 
 def _find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -65,7 +77,10 @@ def _find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     from tensorflow_datasets.core import read_only_builder
 
     folder = None if data_dir is None else str(pathlib.Path(data_dir).expanduser())
+    own = pathlib.Path(folder or "") / pathlib.Path(name).expanduser()
     try:
+        if holds_prepared(own):
+            return read_only_builder.builder_from_directory(str(own))
         return read_only_builder.builder_from_files(name, data_dir=folder)
     except tensorflow_datasets.core.DatasetNotFoundError as error:
         known = tensorflow_datasets.list_builders(with_community_datasets=False)
@@ -135,42 +150,82 @@ def _check_features(builder: Any, name: str) -> tuple[int, int]:
     return int(label.num_classes), int(image.shape[-1])
 
 
-def _read_split(builder: Any, split: str, channels: int) -> dataset.Split:
-    import tensorflow_datasets
+class TfdsRecords:
+    """One split of a prepared set, as `records.Records`."""
 
-    where = f"{builder.data_dir} ({split})"
-    count = builder.info.splits[split].num_examples
-    images: np.ndarray | None = None
-    labels = np.empty(count, np.int32)
-    try:
-        source = builder.as_data_source(
-            split,
-            decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
-            file_format="array_record",
-        )
-        for start in range(0, count, _CHUNK):
-            indices = range(start, min(start + _CHUNK, count))
-            for index, record in zip(indices, source.__getitems__(indices), strict=True):
-                image = _decode(record["image"], channels)
-                if images is None:
-                    images = np.empty((count, *image.shape), np.uint8)
-                if image.shape != images.shape[1:]:
+    def __init__(self, builder: Any, split: str, num_classes: int, channels: int):
+        import tensorflow_datasets
+
+        self._where = f"{builder.data_dir} ({split})"
+        self._split, self._num_classes, self._channels = split, num_classes, channels
+        with self._reading():
+            self._source = builder.as_data_source(
+                split,
+                decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+                file_format="array_record",
+            )
+        count = builder.info.splits[split].num_examples
+        if not count:
+            raise dataset.DataError(f"{self}: holds no example. Prepare the set again")
+        self.dtype = np.dtype(np.uint8)
+        with self._reading():
+            (first,) = self._source.__getitems__([0])
+            self.shape = (count, *_decode(first["image"], channels).shape)
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        labels = np.empty(len(rows), np.int32)
+        with self._reading():
+            found = self._source.__getitems__(rows.tolist())
+            for place, record in enumerate(found):
+                image = _decode(record["image"], self._channels)
+                if image.shape != self.shape[1:]:
                     raise dataset.DataError(
-                        f"{where}: image {index} has shape {image.shape}, but image 0 "
-                        f"{images.shape[1:]}. Images must have one size: resize them and save "
+                        f"{self}: image {rows[place]} has shape {image.shape}, but image 0 "
+                        f"{self.shape[1:]}. Images must have one size: resize them and save "
                         "them as an .npz file, or choose a data set of one size"
                     )
-                images[index], labels[index] = image, record["label"]
-    except dataset.DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        raise dataset.DataError(
-            f"{where}: cannot be read ({error}). If a file is damaged or incomplete, delete the "
-            "folder and prepare the set again"
-        ) from error
-    if images is None:
-        raise dataset.DataError(f"{where}: holds no example. Prepare the set again")
-    return dataset.Split(images, labels)
+                images[place], labels[place] = image, record["label"]
+        dataset.check_labels(labels, self._num_classes, str(self), rows)
+        return images, labels
+
+    def read_labels(self, rows: np.ndarray) -> np.ndarray:
+        labels = np.empty(len(rows), np.int32)
+        with self._reading():
+            for start in range(0, len(rows), dataset.BLOCK):
+                part = slice(start, start + dataset.BLOCK)
+                found = self._source.__getitems__(rows[part].tolist())
+                labels[part] = [record["label"] for record in found]
+        dataset.check_labels(labels, self._num_classes, str(self), rows)
+        return labels
+
+    def whole(self) -> None:
+        return None
+
+    def files(self) -> dict[str, Any]:
+        """What TFDS noted when it wrote the files, and the files' names and bytes."""
+        info = self._source.dataset_info.splits[self._split]
+        with self._reading():
+            return {
+                "bytes": info.num_bytes,  # of the records, uncompressed
+                "examples": info.shard_lengths,
+                "files": [(path.name, path.stat().length) for path in info.filepaths],
+            }
+
+    def __str__(self) -> str:
+        return self._where
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except dataset.DataError:
+            raise
+        except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
+            raise dataset.DataError(
+                f"{self}: cannot be read ({error}). If a file is damaged or incomplete, delete the "
+                "folder and prepare the set again"
+            ) from error
 
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""CIFAR-10, CIFAR-100 and SVHN, prepared by TFDS's own builders from files of the true formats."""
+"""Sets that TFDS's own builders have prepared from files of the true formats."""
 
 import importlib.util
+import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -20,14 +22,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=list(tfds_archives.CLASSES))
-def prepared(request, tmp_path_factory):
-    """(name, folder) of a set that TFDS has prepared, in a process of its own."""
-    folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, tfds_archives.__file__, request.param, str(folder)]
+def prepare(name, folder):
+    """Where TFDS has prepared a set, in a process of its own."""
+    command = [sys.executable, tfds_archives.__file__, name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return request.param, folder / "prepared"
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="module", params=list(tfds_archives.CLASSES))
+def prepared(request, tmp_path_factory):
+    """(name, folder) of a set."""
+    return request.param, prepare(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_images_and_labels_are_those_of_the_archive(prepared):
@@ -80,3 +86,28 @@ def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
     summary = train.train_and_evaluate(config, tmp_path)
     assert summary["metrics"]["eval/accuracy"] > 6 / tfds_archives.CLASSES[name]
     assert summary["metrics"]["sparsity/conv1/nonzeros"] < summary["weights"]["conv1"]
+
+
+@pytest.mark.parametrize("name", ["sfc", "resnet18"])
+def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
+    config_file = pathlib.Path(__file__).parents[2] / "configs" / f"{name}_imagenet64.py"
+    config = runpy.run_path(str(config_file))["get_config"]()
+    config.data.data_dir = str(imagenet)
+    config.train.batch_size = 16
+    config.data.device_limit_gib = 1e-3
+    experiment = train.prepare(config)
+    dataset = experiment.dataset
+    assert data.is_streamed(dataset.train)
+    assert (dataset.num_classes, dataset.image_shape) == (1000, (64, 64, 3))
+    assert experiment.plan.total_steps == 3 * 40
+    parts = [tfds_archives.make_imagenet64(part) for part in ("train_part1", "train_part2")]
+    for split, made in (("train", parts), ("test", [tfds_archives.make_imagenet64("val")])):
+        images, labels = map(np.concatenate, zip(*made, strict=True))
+        written = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+        read_images, read_labels = data.read_all(getattr(dataset, split))
+        assert sorted(zip(map(bytes, read_images), read_labels.tolist(), strict=True)) == written
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    return prepare(tfds_archives.IMAGENET64, tmp_path_factory.mktemp("imagenet"))

@@ -1,4 +1,4 @@
-"""Archives in the true file formats of CIFAR-10, CIFAR-100 and SVHN, with synthetic content.
+"""Archives in the true file formats of some sets that TFDS knows, with synthetic content.
 
     python tests/data/tfds_archives.py NAME FOLDER
 
@@ -12,6 +12,7 @@ import io
 import pathlib
 import sys
 import tarfile
+import zipfile
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ import numpy as np
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
 COUNTS = {"train": 400, "test": 200}
+IMAGENET64 = "imagenet_resized/64x64"
 
 
 def make_split(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -31,8 +33,24 @@ def make_split(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return (patterns[labels] + noise).astype(np.uint8), labels.astype(np.int32)
 
 
+def make_imagenet64(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Noise: uint8 [N, 64, 64, 3] and labels, for "train_part1", "train_part2" or "val"."""
+    rng = np.random.RandomState(len(part) + ord(part[-1]))
+    images = rng.randint(0, 256, (30, 64, 64, 3), np.uint8)
+    return images, rng.randint(0, 1000, 30).astype(np.int32)
+
+
 def write_archives(name: str, folder: pathlib.Path) -> None:
     """Writes the files that TFDS would download, under the names they have there."""
+    if name == IMAGENET64:
+        for part in ("train_part1", "train_part2", "val"):
+            images, labels = make_imagenet64(part)
+            file = io.BytesIO()
+            # Each image as its red, green and blue plane; labels count from 1.
+            np.savez(file, data=images.transpose(0, 3, 1, 2).reshape(30, -1), labels=labels + 1)
+            with zipfile.ZipFile(folder / f"Imagenet64_{part}_npz.zip", "w") as archive:
+                archive.writestr(f"{part}_data.npz", file.getvalue())
+        return
     if name == "svhn_cropped":
         import scipy.io
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import train
+from lconv_jax import stream, train
 from tests import tiny_config
 
 
@@ -80,3 +80,23 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
     config.train.batch_size = 100
     with pytest.raises(ValueError, match="100 is not a multiple of the 8 devices"):
         train.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_streamed_batches_over_eight_devices_give_the_same_bits():
+    results = []
+    for how in ("never", "always"):
+        config = _config(4, 2)
+        config.model.alpha = 4
+        config.data.stream = how
+        experiment = train.prepare(config)
+        run, state = train.compile_train_steps(experiment), train.initial_state(experiment)
+        split = experiment.dataset.train
+        if how == "never":
+            split = jax.device_put(split)
+        with stream.training_feed(config, split, 132, experiment.mesh, 0) as feed:
+            batches, _ = feed(0)
+            if how == "always":
+                assert batches.images.addressable_shards[0].data.shape == (32, 32, 8, 8, 1)
+            state, rows = run(state, batches, jnp.int32(4))
+        results.append(jax.device_get((state, rows)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
