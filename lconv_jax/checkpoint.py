@@ -6,6 +6,7 @@ checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part)
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -59,7 +60,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         args = ocp.args.Composite(
             **{
-                _STATE: ocp.args.StandardSave(state),
+                _STATE: ocp.args.StandardSave(_fields(state)),
                 _DIGESTS: ocp.args.JsonSave(leaf_digests(state)),
             }
         )
@@ -121,7 +122,9 @@ class Checkpoints:
                 "in another --workdir"
             )
         with ocp.StandardCheckpointer() as reader:
-            state = reader.restore(os.path.join(path, _STATE), like)
+            state = reader.restore(os.path.join(path, _STATE), _fields(like))
+        if dataclasses.is_dataclass(like):
+            state = dataclasses.replace(like, **state)
         digests = leaf_digests(state)
         wrong = sorted(name for name in digests if stored[name] != digests[name])
         if wrong:
@@ -142,6 +145,14 @@ class Checkpoints:
             _first_line(error),
             aside,
         )
+
+
+def _fields(state: Any) -> Any:
+    """A state without those of its fields that are None, which leave no trace on the disk."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,15 +1,18 @@
 """A checkpoint is restored as it was saved, or not at all."""
 
+import json
 import logging
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lconv_jax import checkpoint
 from lconv_jax.checkpoint import DAMAGED, CheckpointError, Checkpoints, leaf_digests
+from lconv_jax.state import TrainState
 
 
 def _state(value):
@@ -42,6 +45,19 @@ def test_the_newest_comes_back_bit_for_bit(saved):
         step, state = checkpoints.restore(_like(_state(0)))
     assert step == 2
     _assert_equal(state, _state(2))
+
+
+def test_a_field_that_a_state_does_not_have_leaves_no_trace(tmp_path):
+    leaves = _state(3)
+    state = TrainState(leaves["step"], leaves["params"], {}, optax.EmptyState())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        _, restored = checkpoints.restore(_like(state))
+    assert isinstance(restored, TrainState)
+    assert restored.kept is None
+    _assert_equal(restored, state)
+    on_disk = json.loads((tmp_path / "1" / "state" / "_METADATA").read_text())
+    assert "kept" not in json.dumps(on_disk)
 
 
 def test_only_the_newest_are_kept(tmp_path):
