@@ -123,7 +123,7 @@ class Checkpoints:
             )
         with ocp.StandardCheckpointer() as reader:
             state = reader.restore(os.path.join(path, _STATE), _fields(like))
-        if dataclasses.is_dataclass(like):
+        if dataclasses.is_dataclass(like) and not isinstance(like, type):
             state = dataclasses.replace(like, **state)
         digests = leaf_digests(state)
         wrong = sorted(name for name in digests if stored[name] != digests[name])
