@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import pathlib
-import tempfile
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from lconv_jax import config as config_lib
-from lconv_jax import models, train
+from lconv_jax import data, models, train
 
 CLASSES = 10
 SMALL, COLOUR = (28, 28, 1), (32, 32, 3)
@@ -74,33 +69,30 @@ def chosen(names: tuple[str, ...], toy: bool) -> dict[str, Case | None]:
     return cases
 
 
-def make_config(case: Case, folder: pathlib.Path, *, dtype: str = "float32") -> Any:
-    """A configuration for random images in `folder`, with all that a training step can contain.
+def make_experiment(
+    case: Case, *, dtype: str = "float32", augment: bool = True
+) -> train.Experiment:
+    """The case on random images, with all that a training step can contain.
 
-    Labels are random too: there is nothing to learn, and what a step costs does not depend on it.
+    The labels are random too: there is nothing to learn, and what a step costs does not depend on
+    it.
     """
-    rng, shape = np.random.default_rng(0), case.image_shape
-    count = case.batch * case.steps
-    labels = np.arange(count) % CLASSES
-    images = rng.integers(0, 256, (count, *shape), np.uint8)
-    path = folder / f"random-{'x'.join(map(str, shape))}-{count}.npz"
-    few = slice(2 * CLASSES)
-    np.savez(path, x_train=images, y_train=labels, x_test=images[few], y_test=labels[few])
-    config: ml_collections.ConfigDict = config_lib.base_config()
-    config.data.name = str(path)
-    config.data.crop, config.data.flip = 4, True
+    config: Any = config_lib.base_config()
+    config.data.name = "random"
+    config.data.crop, config.data.flip = (4, True) if augment else (0, False)
     config.model.name, config.model.alpha, config.model.dtype = case.model, case.channels(), dtype
     config.optimizer.learning_rate = 0.05
     config.optimizer.l1.conv = config.optimizer.l1.fc = 1e-5
     config.train.batch_size = case.batch
-    return config
+    return train.prepare(config, random_images(case))
 
 
-@contextlib.contextmanager
-def experiment(case: Case, *, dtype: str = "float32") -> Iterator[train.Experiment]:
-    """The case as an experiment on random images, which live as long as the context."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield train.prepare(make_config(case, pathlib.Path(folder), dtype=dtype))
+def random_images(case: Case) -> data.Dataset:
+    """As many random images as the steps of one call need."""
+    rng, count = np.random.default_rng(0), case.batch * case.steps
+    images = rng.integers(0, 256, (count, *case.image_shape), np.uint8)
+    split = data.Split(images, rng.integers(0, CLASSES, count, np.int32))
+    return data.Dataset("random", CLASSES, split, data.Split(images[:0], split.labels[:0]), split)
 
 
 class Product(NamedTuple):

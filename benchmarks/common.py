@@ -42,9 +42,7 @@ class Times(NamedTuple):
         return statistics.median(above / sum(rest) for above, rest in pairs)
 
 
-def interleave(
-    programs: Mapping[str, Callable[[], Any]], rounds: int, *, warmup: int = 1
-) -> Times:
+def interleave(programs: Mapping[str, Callable[[], Any]], rounds: int, *, warmup: int = 1) -> Times:
     """Runs each program once a turn, for `rounds` turns after `warmup` that do not count.
 
     What a program returns is waited for if JAX made it. Each turn starts with another program, so

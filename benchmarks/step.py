@@ -90,13 +90,8 @@ def copy_loop(params: Any) -> Callable[[int], Any]:
 class Stepper:
     """A model's compiled loop of training steps, ready to be called again and again."""
 
-    def __init__(self, case: cases.Case, dtype: str, *, crop: bool = True, metrics: bool = True):
-        with cases.experiment(case, dtype=dtype) as found:
-            self.experiment = found
-        if not crop:
-            config = found.config.copy_and_resolve_references()
-            config.data.crop, config.data.flip = 0, False
-            self.experiment = found._replace(config=config)
+    def __init__(self, case: cases.Case, dtype: str, *, augment: bool = True, metrics: bool = True):
+        self.experiment = cases.make_experiment(case, dtype=dtype, augment=augment)
         self.split = jax.device_put(self.experiment.dataset.train)
         self.state = train.initial_state(self.experiment)
         begun = time.perf_counter()
@@ -115,7 +110,7 @@ def measure(case: cases.Case, rounds: int, dtype: str, side: int) -> dict[str, A
     steppers = {
         "step": Stepper(case, dtype),
         "no metrics": Stepper(case, dtype, metrics=False),
-        "no augmentation": Stepper(case, dtype, crop=False),
+        "no augmentation": Stepper(case, dtype, augment=False),
     }
     found = steppers["step"].experiment
     products = cases.products(found.model, case.image_shape, case.batch)
