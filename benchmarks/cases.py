@@ -56,18 +56,6 @@ CASES = {
     "resnet18": Case("resnet18", COLOUR, 1, weights=0.7e6),
 }
 
-NOT_RUN = "not run: no GPU at hand"
-
-
-def chosen(names: tuple[str, ...], toy: bool) -> dict[str, Case | None]:
-    """The cases by name; None for one that cannot be run on this machine."""
-    cases: dict[str, Case | None] = {}
-    for name in names:
-        case = CASES[name].toy() if toy else CASES[name]
-        runs = toy or not case.gpu_only or jax.default_backend() != "cpu"
-        cases[name] = case if runs else None
-    return cases
-
 
 def make_experiment(
     case: Case, *, dtype: str = "float32", augment: bool = True
@@ -121,7 +109,7 @@ def products(model: Any, image_shape: tuple[int, ...], batch: int) -> list[Produ
     x = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
 
     def forward(x: jax.Array) -> Any:
-        outputs, state = model.init_with_output(
+        _, state = model.init_with_output(
             jax.random.key(0), x, train=True, capture_intermediates=True
         )
         return state["params"], state["intermediates"]

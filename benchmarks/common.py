@@ -67,10 +67,11 @@ def hardware() -> str:
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{_cores()} cores of an {names[0] if names else platform.processor() or 'unnamed CPU'}"
+    return f"{cores()} cores of an {names[0] if names else platform.processor() or 'unnamed CPU'}"
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
