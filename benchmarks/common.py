@@ -23,6 +23,7 @@ import rich.console
 import rich.table
 
 FOLDER = pathlib.Path(__file__).parent
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -42,21 +43,27 @@ class Times(NamedTuple):
         return statistics.median(above / sum(rest) for above, rest in pairs)
 
 
-def interleave(programs: Mapping[str, Callable[[], Any]], rounds: int, *, warmup: int = 1) -> Times:
+def interleave(
+    programs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    warmup: int = 1,
+    clock: str = "wall",
+) -> Times:
     """Runs each program once a turn, for `rounds` turns after `warmup` that do not count.
 
     What a program returns is waited for if JAX made it. Each turn starts with another program, so
-    that none always follows the same one.
+    that none always follows the same one. The clock is one of CLOCKS.
     """
-    names = list(programs)
+    names, now = list(programs), CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            begun = time.perf_counter()
+            begun = now()
             jax.block_until_ready(programs[name]())
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(now() - begun)
     return Times(seconds)
 
 
@@ -92,7 +99,7 @@ def parse(
     models: Iterable[str] = (),
     add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> argparse.Namespace:
-    """The flags that every benchmark has: --rounds, --toy, --json, and --models if there are any.
+    """The flags that all benchmarks have: --rounds, --clock, --toy, --json, and --models.
 
     Args:
       doc: the benchmark's docstring, shown by --help.
@@ -105,6 +112,13 @@ def parse(
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(f"benchmarks.{name}", description=doc, formatter_class=form)
     parser.add_argument("--rounds", type=int, help=f"turns of each program (default {rounds})")
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: this process's processor time, for a machine that is busy with other work; "
+        "keep to one core (taskset -c 0), as threads that wait are counted too",
+    )
     parser.add_argument("--toy", action="store_true", help="sizes of no interest, in seconds")
     default = FOLDER / f"{name}.json"
     parser.add_argument(
@@ -154,6 +168,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def result_of(args: argparse.Namespace, rows: Mapping[str, Any], *packages: str) -> dict[str, Any]:
+    """What --json writes: the machine, how it was measured, and the rows."""
+    how = {"rounds": args.rounds, "clock": args.clock, "toy": args.toy}
+    return {"machine": machine(*packages), **how, "models": dict(rows)}
 
 
 def write_json(path: pathlib.Path | None, result: Mapping[str, Any]) -> None:

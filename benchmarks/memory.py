@@ -76,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name in args.models:
         case = cases.CASES[name].toy() if args.toy else cases.CASES[name]
         rows[name] = measure(case, args.dtype)
-    about = common.machine()
-    result = {"machine": about, "toy": args.toy, "models": rows}
-    common.show("Memory of the training program", rows, about)
+    result = common.result_of(args, rows)
+    common.show("Memory of the training program", rows, result["machine"])
     common.write_json(args.json, result)
     return result
 

@@ -190,7 +190,7 @@ def measure(args: Any, model: str) -> dict[str, Any]:
         "loss difference": check_losses(case, loops),
     }
     local = {name: functools.partial(loop, case.steps) for name, loop in loops.items()}
-    times = common.interleave(local, args.rounds, warmup=2)
+    times = common.interleave(local, args.rounds, warmup=2, clock=args.clock)
     row |= {f"{name} ms": 1e3 * times.median(name) / case.steps for name in names}
     row |= {f"{name} / jax": times.ratio(name, "jax") for name in names[1:]}
     if args.separate:
@@ -217,14 +217,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
         parser.add_argument("--worker", help="(used by --separate)")
 
     args = common.parse(__doc__, argv, name="peers", rounds=9, models=MODELS, add=add)
+    if args.separate and args.clock == "cpu":
+        sys.exit("error: --separate knows no processor time of other processes; use --clock=wall")
     jax.config.update("jax_platforms", "cpu")
     if args.worker:
         work(args)
         return None
     rows = {model: measure(args, model) for model in args.models}
-    about = common.machine("torch")
-    result = {"machine": about, "rounds": args.rounds, "toy": args.toy, "models": rows}
-    common.show("A training step in PyTorch, by JAX's", rows, about)
+    result = common.result_of(args, rows, "torch")
+    common.show("A training step in PyTorch, by JAX's", rows, result["machine"])
     common.write_json(args.json, result)
     return result
 

@@ -108,8 +108,9 @@ class Stepper:
         return rows
 
 
-def measure(case: cases.Case, rounds: int, dtype: str, side: int) -> dict[str, Any]:
-    """One row of the table, from `rounds` turns."""
+def measure(case: cases.Case, args: Any) -> dict[str, Any]:
+    """One row of the table, of a case at its full or toy size."""
+    dtype, side = args.dtype, 128 if args.toy else 2048
     steppers = {
         "step": Stepper(case, dtype),
         "no metrics": Stepper(case, dtype, metrics=False),
@@ -128,7 +129,7 @@ def measure(case: cases.Case, rounds: int, dtype: str, side: int) -> dict[str, A
         name: functools.partial(loop, case.steps) for name, loop in loops.items()
     }
     programs["square"] = lambda: square(matrix, matrix)
-    times = common.interleave(programs, rounds)
+    times = common.interleave(programs, args.rounds, clock=args.clock)
     loss = steppers["step"](case.steps)["train/loss"][: case.steps]
     if not jnp.isfinite(loss).all():
         raise FloatingPointError(f"the loss of {case} is not finite: {loss}")
@@ -166,12 +167,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name in args.models:
         case = cases.CASES[name]
         if args.toy:
-            rows[name] = measure(case.toy(), args.rounds, args.dtype, 128)
+            rows[name] = measure(case.toy(), args)
         elif case.gpu_only and jax.default_backend() == "cpu":
             rows[name] = {"note": NOT_RUN}
         else:
-            rows[name] = measure(case, args.rounds, args.dtype, 2048)
-    result = {"machine": common.machine(), "rounds": args.rounds, "toy": args.toy, "models": rows}
+            rows[name] = measure(case, args)
+    result = common.result_of(args, rows)
     common.show("Training step", rows, result["machine"])
     common.write_json(args.json, result)
     return result
