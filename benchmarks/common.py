@@ -157,14 +157,15 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], about: Mapping[str, 
         numbers = any(isinstance(row.get(column), int | float) for row in rows.values())
         table.add_column(column, justify="right" if numbers else "left")
     for name, row in rows.items():
-        table.add_row(name, *(_cell(row.get(column, "")) for column in columns))
+        table.add_row(name, *(cell(row.get(column, "")) for column in columns))
     # Not the terminal's width: a table that is cut is of no use.
     console = rich.console.Console(width=240, highlight=False)
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in about.items()))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a table shows it: numbers to three digits."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

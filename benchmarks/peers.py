@@ -203,7 +203,7 @@ def measure(args: Any, model: str) -> dict[str, Any]:
             for worker in workers:
                 worker.stdin.close()
                 worker.wait()
-        row |= {f"{name} / jax, apart": times.ratio(name, "jax") for name in names[1:]}
+        row |= {f"{name} / jax (apart)": times.ratio(name, "jax") for name in names[1:]}
     return row
 
 

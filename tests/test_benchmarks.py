@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import cases, common, memory, step
+from benchmarks import cases, common, memory, report, step
 from lconv_jax import models
 
 
@@ -154,3 +154,23 @@ def test_flags_that_cannot_be_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         step.main(flags)
     assert flags[0].partition("=")[2] in capsys.readouterr().err
+
+
+def test_the_page_has_the_last_results():
+    page = report.PAGE.read_text("utf-8")
+    assert report.refreshed(page) == page
+    for name in report.TABLES:
+        assert page.count(f"<!-- {name} -->\n") == 1
+
+
+def test_a_result_is_put_into_the_page_and_what_was_not_run_says_so(tmp_path):
+    rows = {"a": {"alpha": 8, "share": 0.87654}, "b": {"note": "not run: no GPU at hand"}}
+    result = {"machine": {"jax": "1"}, "rounds": 3, "clock": "wall", "models": rows}
+    (tmp_path / "step.json").write_text(json.dumps(result))
+    page = "before\n<!-- step -->\nold\n<!-- end -->\nafter\n"
+    assert report.refreshed(page, tmp_path) == (
+        "before\n<!-- step -->\n"
+        "| model | alpha | share |\n|---|---|---|\n| a | 8 | 0.877 |\n"
+        "| b | not run: no GPU at hand |  |\n\njax 1; wall time, medians of 3 turns.\n"
+        "<!-- end -->\nafter\n"
+    )

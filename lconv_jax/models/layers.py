@@ -180,9 +180,9 @@ def dropout(
 class BatchNorm(nn.Module):
     """Batch normalisation of the last axis, with the variables of `nn.BatchNorm`.
 
-    It computes what `nn.BatchNorm(use_fast_variance=False)` does. The gradient, though, is written
-    so that it takes six passes over an array of x's size on the CPU in place of ten: in the mean's
-    gradient the two sums over the batch are known without summing.
+    It computes what `nn.BatchNorm(use_fast_variance=False)` does, written so that its gradient
+    takes four passes over arrays of x's size on the CPU in place of eight: of the mean's two
+    gradients one is zero, and one a multiple of the bias's (docs/speed.md).
 
     Attributes:
         use_running_average: whether to use the running statistics and leave them as they are, or
