@@ -8,10 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pathlib
-import statistics
-import time
 from collections.abc import Callable
 from unittest import mock
 
@@ -21,6 +17,7 @@ import jax.numpy as jnp
 import jaxlib
 from jax import lax
 
+from benchmarks import common
 from lconv_jax import models
 from lconv_jax.models import layers
 
@@ -51,17 +48,6 @@ CANDIDATES: dict[str, tuple[tuple[str, str, Callable], ...]] = {
 }
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """The median time of `run` after one call that compiles and is not counted."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def measure(name: str, shape: tuple[int, ...], batch: int, steps: int, repeats: int):
     """(lone step, step inside a scan of `steps`) in seconds, forward and backward."""
     model = models.create(name, alpha=8, num_classes=10)
@@ -83,20 +69,14 @@ def measure(name: str, shape: tuple[int, ...], batch: int, steps: int, repeats: 
 
     lone = jax.jit(lambda v, x, y: step(v, (x, y))[0])
     loop = jax.jit(lambda v, x, y: lax.scan(step, v, (x, y))[0])
-    return (
-        seconds(lambda: lone(variables, images[0], labels[0]), repeats),
-        seconds(lambda: loop(variables, images, labels), repeats) / steps,
+    times = common.interleave(
+        {
+            "lone": lambda: lone(variables, images[0], labels[0]),
+            "loop": lambda: loop(variables, images, labels),
+        },
+        repeats,
     )
-
-
-def hardware() -> str:
-    """The device, or the processor and the number of cores this process may use."""
-    if jax.default_backend() != "cpu":
-        return jax.devices()[0].device_kind
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of an {names[0] if names else 'unnamed processor'}"
+    return times.median("lone"), times.median("loop") / steps
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,8 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     print(
         f"One training step, α = 8, batch {args.batch}, float32: alone, and inside a scan of "
-        f"{args.steps} steps (median of {args.repeats}). {hardware()}; jax {jax.__version__}, "
-        f"jaxlib {jaxlib.__version__}, flax {flax.__version__}.\n\n"
+        f"{args.steps} steps (median of {args.repeats}). {common.hardware()}; "
+        f"jax {jax.__version__}, jaxlib {jaxlib.__version__}, flax {flax.__version__}.\n\n"
         "| model | images | convolution by | alone (ms) | in a loop (ms) | loop / alone |\n"
         "|---|---|---|---|---|---|"
     )

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from lconv_jax import models
+from lconv_jax.models import layers
 from lconv_jax.models.families import ConvFamily
 from lconv_jax.models.three_fc import ThreeFC
 from lconv_jax.optim.values import CountState
@@ -184,7 +185,7 @@ def output_limits(
 
         def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             y, name = call(*args, **kwargs), context.module.name
-            if isinstance(context.module, nn.BatchNorm) and name in shifts:
+            if isinstance(context.module, layers.BatchNorm) and name in shifts:
                 variances[name] = jnp.var(args[0].astype(y.dtype), axis=0)
                 return y + shifts[name]
             return y

@@ -96,3 +96,32 @@ def test_a_local_kernel_starts_at_the_scale_of_its_shared_twin():
     # 9 · 8 inputs to each unit, and twelve times twelve positions change nothing about it.
     assert np.std(shared) == pytest.approx((9 * 8) ** -0.5, rel=0.05)
     assert np.std(local) == pytest.approx((9 * 8) ** -0.5, rel=0.05)
+
+
+def test_batch_norm_is_flax_batch_norm_and_so_is_its_gradient():
+    rng = np.random.default_rng(0)
+    # Ordinary, constant and near-constant units, and means far from zero.
+    x = rng.normal(size=(32, 4, 6)) * [1, 0, 1e-5, 3, 1, 1] + [0, 2, 5, -1, 300, 0]
+    x, cotangent = jnp.asarray(x, jnp.float32), jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, use_fast_variance=False)
+    variables = theirs.init(jax.random.key(0), x)
+    variables["params"]["scale"] = jnp.asarray(rng.normal(size=6), jnp.float32)
+
+    def gradient(bn):
+        def loss(params, x):
+            y, updated = bn.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+            return jnp.sum(y * cotangent), (y, updated)
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(variables["params"], x)
+
+    ours = layers.BatchNorm(use_running_average=False, momentum=0.9)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+    for actual, expected in zip(*map(jax.tree.leaves, map(gradient, (ours, theirs))), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    fixed = [
+        bn.clone(use_running_average=True).apply(variables, x, mutable=[])[0]
+        for bn in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*fixed, rtol=1e-6)
