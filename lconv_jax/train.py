@@ -326,7 +326,7 @@ def _train(
                 write_weights(experiment, expand(state), writer, step)
             every = per_epoch * config.log.describe_every_epochs
             if every and (finished or step % every == 0):
-                result = _describe(experiment, expand(state))
+                result = describe(experiment, expand(state))
                 writer.write(step, result)
                 writer.write_board(step, result)
             show(step, writer.last | last)
@@ -413,7 +413,7 @@ def evaluate_splits(
     return result
 
 
-def _describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
+def describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
     """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
     config, dataset, model, _, mesh, _ = experiment
     network = certify.export_state(config, model, dataset, mesh, state)

@@ -9,7 +9,7 @@ import os
 
 from lconv_jax.data import sources
 from lconv_jax.data.augment import augment, normalize
-from lconv_jax.data.dataset import DataError, Dataset, Split, digest, divide
+from lconv_jax.data.dataset import DataError, Dataset, Split, digest, divide, divide_rows
 
 __all__ = [
     "DataError",
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "augment",
     "digest",
+    "divide_rows",
     "load",
     "normalize",
 ]
