@@ -63,17 +63,46 @@ class Lanes(NamedTuple):
     orders: Any  # int32 [K, pixels] with data.permute, else None
 
 
-def program_key(experiment: train.Experiment) -> tuple[Any, ...]:
-    """Equal for experiments that one program can train."""
-    fixed = (item for item in config_lib.flatten(experiment.config) if item[0] not in NUMBERS)
-    return *fixed, *sorted(experiment.plan.numbers)
+def program_key(config: Any) -> tuple[Any, ...]:
+    """Equal for configurations that one program can train."""
+    fixed = (item for item in config_lib.flatten(config) if item[0] not in NUMBERS)
+    return *fixed, bool(config.optimizer.momentum), bool(config.optimizer.weight_decay)
+
+
+def prepare_together(configs: Sequence[Any]) -> list[train.Experiment]:
+    """`train.prepare` of each configuration, with as little repeated as possible.
+
+    Data are read once where the configurations choose the same examples, and a model is traced
+    once for all that one program can train.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what to do.
+    """
+    datasets: dict[Any, data.Dataset] = {}
+    prepared: dict[Any, train.Experiment] = {}
+    experiments = []
+    for config in configs:
+        which = (*config.data.items(), config.seed if config.data.validation else None)
+        like = prepared.get(program_key(config))
+        if like is None:
+            experiment = train.prepare(config, datasets.get(which))
+            prepared[program_key(config)] = experiment
+        else:
+            if which not in datasets:
+                datasets[which] = train.load(config)
+            dataset = datasets[which]
+            config_lib.validate(config)
+            size = len(dataset.train.labels)
+            plan = steps.make_plan(config, size, like.state_shapes.params)
+            experiment = like._replace(config=config, dataset=dataset, plan=plan)
+        datasets[which] = experiment.dataset
+        experiments.append(experiment)
+    return experiments
 
 
 def undivided(config: Any) -> data.Dataset:
     """The data set of a configuration with no example held out: what all its seeds choose from."""
-    return data.load(
-        config.data.name, config.data.data_dir or None, examples=config.data.examples
-    )
+    return data.load(config.data.name, config.data.data_dir or None, examples=config.data.examples)
 
 
 def divided_rows(
@@ -97,8 +126,9 @@ def make_lanes(experiments: Sequence[train.Experiment], whole: data.Dataset) -> 
         orders = np.stack([steps.permutation(each.config.seed, shape) for each in experiments])
     return Lanes(
         {
-            name: np.asarray([each.plan.numbers[name] for each in experiments], np.float64)
-            .astype(dtype)
+            name: np.asarray([each.plan.numbers[name] for each in experiments], np.float64).astype(
+                dtype
+            )
             for name in first.plan.numbers
         },
         np.asarray([each.config.seed for each in experiments], np.uint32),
@@ -156,6 +186,11 @@ def bytes_available() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def worthwhile(experiment: train.Experiment) -> int:
+    """The most runs that one program should train, whatever memory there is."""
+    return 2**31
+
+
 def is_over(run: Run) -> bool:
     """Whether nothing is left to do: the run is finished, or it diverged."""
     return read_summary(run.directory) is not None or read_diverged(run.directory) is not None
@@ -168,6 +203,13 @@ def read_diverged(directory: str | os.PathLike[str]) -> str | None:
         return None
     with open(path, encoding="utf-8") as file:
         return json.load(file)["message"]
+
+
+def mark_diverged(directory: str, error: train.TrainingError) -> None:
+    """Says in a run's directory that it cannot go on, and why."""
+    logging.warning("%s: %s", directory, error)
+    record = json.dumps({"message": str(error)}, indent=2)
+    metrics.write_atomically(os.path.join(directory, DIVERGED_FILE), record + "\n")
 
 
 def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> None:
@@ -205,10 +247,8 @@ class _Lane:
     started: float = 0.0
     writer: Any = None
 
-    def diverge(self, error: Exception) -> None:
-        logging.warning("%s: %s", self.directory, error)
-        record = json.dumps({"message": str(error)}, indent=2)
-        metrics.write_atomically(os.path.join(self.directory, DIVERGED_FILE), record + "\n")
+    def diverge(self, error: train.TrainingError) -> None:
+        mark_diverged(self.directory, error)
         self.joins = math.inf
 
 

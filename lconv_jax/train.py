@@ -76,14 +76,7 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     config_lib.validate(config)
-    if dataset is None:
-        dataset = data.load(
-            config.data.name,
-            config.data.data_dir or None,
-            validation=config.data.validation,
-            examples=config.data.examples,
-            seed=config.seed,
-        )
+    dataset = load(config) if dataset is None else dataset
     # Traced here, so that an augmentation that the images do not allow is refused early.
     batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
     jax.eval_shape(lambda x: steps.make_augment(config)(jax.random.key(0), x), batch)
@@ -108,6 +101,17 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     if config.train.shrink != "none":
         shrink.check_optimizer(shapes.opt_state)
     return Experiment(config, dataset, model, plan, mesh, _laid_out(mesh, shapes))
+
+
+def load(config: Any) -> data.Dataset:
+    """The data of a configuration."""
+    return data.load(
+        config.data.name,
+        config.data.data_dir or None,
+        validation=config.data.validation,
+        examples=config.data.examples,
+        seed=config.seed,
+    )
 
 
 def _laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
