@@ -37,10 +37,10 @@ _OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
 _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.crop": 3}
 _DIGITS = {"data.name": "digits", "data.validation": 200, "data.crop": 1, "train.batch_size": 128}
 CASES: dict[str, dict[str, Any]] = {
-    "digits, s_fc, α = 4": _DIGITS | {"model.alpha": 4},
-    "fashion_mnist_small, s_fc, α = 2": _SMALL | {"model.alpha": 2},
-    "fashion_mnist_small, s_fc, α = 8": _SMALL | {"model.alpha": 8},
-    "fashion_mnist_small, s_conv, α = 8": _SMALL | {"model.name": "s_conv", "model.alpha": 8},
+    "digits s_fc α=4": _DIGITS | {"model.alpha": 4},
+    "fashion_mnist_small s_fc α=2": _SMALL | {"model.alpha": 2},
+    "fashion_mnist_small s_fc α=8": _SMALL | {"model.alpha": 8},
+    "fashion_mnist_small s_conv α=8": _SMALL | {"model.name": "s_conv", "model.alpha": 8},
 }
 
 

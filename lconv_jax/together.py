@@ -157,11 +157,17 @@ def compile_together(experiments: Sequence[train.Experiment], whole: data.Datase
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
+    def one_of_one(states: TrainState, lanes: Lanes, split: data.Split, count: Any) -> Any:
+        state, lane = jax.tree.map(lambda leaf: leaf[0], (states, lanes))
+        return jax.tree.map(lambda leaf: leaf[None], one(state, lane, split, count))
+
+    # A vmap over one keeps batched gathers, with which small networks take half as long again.
+    several = len(experiments) > 1
     states = _stacked_shapes(experiments)
     placement = jax.tree.map(lambda leaf: leaf.sharding, states)
     everywhere = sharding.replicated(mesh)
     jitted = jax.jit(
-        jax.vmap(one, in_axes=(0, 0, None, None)),
+        jax.vmap(one, in_axes=(0, 0, None, None)) if several else one_of_one,
         donate_argnums=0,
         in_shardings=(placement, everywhere, everywhere, everywhere),
         out_shardings=(placement, everywhere),
@@ -279,7 +285,8 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
     split, test = jax.device_put((whole.train, whole.test), everywhere)
     stacked = jax.device_put(make_lanes(experiments, whole), everywhere)
     evaluate = _make_evaluation(whole, split, test, mesh)
-    states, put, take = _make_states(experiments)
+    states, put, take = make_states(experiments)
+    initial = _make_initial(experiments[0])
     per_epoch, total = plan.steps_per_epoch, plan.total_steps
     step, limit = 0, 1
 
@@ -292,7 +299,9 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
             step = max(step, int(min(lane.joins for lane in waiting)))
             for lane in waiting:
                 if lane.joins == step:
-                    states, lane.state = put(states, lane), None
+                    if lane.state is None:
+                        lane.state = initial(np.uint32(lane.experiment.config.seed))
+                    states, lane.state = put(states, lane.index, lane.state), None
             active = [lane for lane in waiting if lane.joins <= step]
             if step == total:
                 break
@@ -314,7 +323,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                     last = train.write_steps(experiment, rows, before, count, lane.saved, writer)
                     result: dict[str, Any] = {}
                     if is_due(config.log.eval_every_epochs):
-                        state = take(states, lane)
+                        state = take(states, lane.index)
                         result |= evaluate(lane, state, step)
                         result["time/examples_per_second"] = rate
                         result["time/seconds"] = time.monotonic() - lane.started
@@ -322,7 +331,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                     if config.log.describe_every_epochs and is_due(
                         config.log.describe_every_epochs
                     ):
-                        result |= train.describe(experiment, take(states, lane))
+                        result |= train.describe(experiment, take(states, lane.index))
                 except train.TrainingError as error:
                     lane.diverge(error)
                     continue
@@ -331,7 +340,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                     writer.write_board(step, result)
                 if signals or is_due(config.checkpoint.every_epochs):
                     writer.flush()
-                    lane.checkpoints.save(step, take(states, lane))
+                    lane.checkpoints.save(step, take(states, lane.index))
                     lane.saved = step
                 shown.append(writer.last | last)
             if shown:
@@ -341,7 +350,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
     for lane in lanes:
         if lane.joins <= total:
             summary = train.summarise(
-                lane.experiment, take(states, lane), lane.writer.last, lane.directory
+                lane.experiment, take(states, lane.index), lane.writer.last, lane.directory
             )
             summary["time/wall_seconds"] = time.monotonic() - lane.started
             summary["time/together"] = len(lanes)
@@ -391,39 +400,41 @@ def _stacked_shapes(experiments: Sequence[train.Experiment]) -> TrainState:
     )
 
 
-def _make_states(experiments: Sequence[train.Experiment]) -> tuple[TrainState, Any, Any]:
-    """Stacked states without content, and the functions that put a lane's in and take it out."""
-    config, dataset, model, plan, _, shapes = experiments[0]
+def make_states(
+    experiments: Sequence[train.Experiment],
+) -> tuple[TrainState, Callable[..., TrainState], Callable[..., TrainState]]:
+    """Stacked states of zeros, the function that puts a run's in, and the one that takes it out.
+
+    put(states, index, state) -> states, the first donated; take(states, index) -> state. A state
+    that is put in brings the others to its step, so that those of no run stay within the epoch.
+    """
     stacked = _stacked_shapes(experiments)
     placement = jax.tree.map(lambda leaf: leaf.sharding, stacked)
-    placement_of_one = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    placement_of_one = jax.tree.map(lambda leaf: leaf.sharding, experiments[0].state_shapes)
 
     @functools.partial(jax.jit, out_shardings=placement)
     def empty() -> TrainState:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), stacked)
 
-    @functools.partial(jax.jit, out_shardings=placement_of_one)
-    def initial(seed: jax.Array) -> TrainState:
-        make = steps.make_initial_state(config, model, plan, dataset.image_shape, seed)
-        return make()
-
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=placement)
-    def put_at(states: TrainState, index: Any, state: TrainState) -> TrainState:
+    def put(states: TrainState, index: Any, state: TrainState) -> TrainState:
         states = jax.tree.map(lambda all_, one: all_.at[index].set(one), states, state)
-        # A lane that is not looked at is on the same step, so that it stays within the epoch.
         return dataclasses.replace(states, step=jnp.full_like(states.step, state.step))
 
     @functools.partial(jax.jit, out_shardings=placement_of_one)
-    def take_at(states: TrainState, index: Any) -> TrainState:
+    def take(states: TrainState, index: Any) -> TrainState:
         return jax.tree.map(lambda leaf: leaf[index], states)
 
-    def put(states: TrainState, lane: _Lane) -> TrainState:
-        state = lane.state
-        if state is None:
-            state = initial(np.uint32(lane.experiment.config.seed))
-        return put_at(states, lane.index, state)
-
-    def take(states: TrainState, lane: _Lane) -> TrainState:
-        return take_at(states, lane.index)
-
     return empty(), put, take
+
+
+def _make_initial(experiment: train.Experiment) -> Callable[[Any], TrainState]:
+    """The compiled function seed -> state at step 0 of runs that one program trains."""
+    config, dataset, model, plan, _, shapes = experiment
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+    @functools.partial(jax.jit, out_shardings=placement)
+    def initial(seed: jax.Array) -> TrainState:
+        return steps.make_initial_state(config, model, plan, dataset.image_shape, seed)()
+
+    return initial
