@@ -379,10 +379,10 @@ def _make_evaluation(
         experiment, seed = lane.experiment, lane.experiment.config.seed
         key = seed if experiment.config.data.permute else None
         if key not in compiled:
-            compiled[key] = train.make_evaluation(experiment)
+            compiled[key] = train.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)
         splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
-        return compiled[key](state, splits, step, seed)
+        return train.evaluate_splits(compiled[key], state, splits, seed, step)
 
     return evaluate
 

@@ -214,16 +214,18 @@ def test_a_killed_sweep_goes_on_and_says_what_it_would_have(tmp_path):
     assert err == "", "a sweep without a terminal is quiet"
     assert out.splitlines()[-1].startswith("the best alone: python -m lconv_jax.main --config=")
     # At the first checkpoint of the first group; then when the second group has begun.
-    for happened in (
-        lambda: any(path.name.isdigit() for path in killed.glob("*/*/checkpoints/*")),
-        lambda: len(list(killed.glob("*/*/metrics.jsonl"))) > 4,
+    for number, happened in (
+        (signal.SIGKILL, lambda: any(p.name.isdigit() for p in killed.glob("*/*/checkpoints/*"))),
+        (signal.SIGTERM, lambda: len(list(killed.glob("*/*/metrics.jsonl"))) > 4),
     ):
         process = start(killed)
         while not happened():
             assert process.poll() is None, process.communicate()
             time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues the run" in err
     process = start(killed)
     again, err = process.communicate()
     assert process.returncode == 0, err
