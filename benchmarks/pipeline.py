@@ -33,7 +33,7 @@ from absl import app, flags, logging
 from jax import lax
 from rich import box, console, table
 
-from benchmarks.conv_in_loop import hardware
+from benchmarks.common import hardware
 from lconv_jax import config as config_lib
 from lconv_jax import data, sharding, steps, stream, train
 

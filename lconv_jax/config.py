@@ -198,9 +198,7 @@ def validate(config: Mapping[str, Any]) -> None:
     """
     flat = dict(flatten(config))
     for name in flat:
-        if name not in KEYS:
-            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"config.{name} is not a key; did you mean config.{near}?")
+        check_name(name)
     for name, key in KEYS.items():
         if name not in flat:
             raise ConfigError(f"config.{name} is missing; start from lconv_jax.config.base_config")
@@ -214,6 +212,13 @@ def validate(config: Mapping[str, Any]) -> None:
         if not key.check(value):
             raise ConfigError(f"config.{name} = {value!r} must be {key.accepts}")
     _validate_combinations(flat)
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError, with the nearest key, unless `name` is a dotted key."""
+    if name not in KEYS:
+        near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"config.{name} is not a key; did you mean config.{near}?")
 
 
 def _validate_combinations(flat: Mapping[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Trains one configuration: `python -m lconv_jax.main --config=FILE --workdir=DIRECTORY`."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import app, flags, logging
@@ -8,7 +10,7 @@ from ml_collections import config_flags
 
 from lconv_jax import train
 
-_CONFIG = config_flags.DEFINE_config_file(
+CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; override with --config.group.key=value."
 )
 flags.DEFINE_string("workdir", None, "Run directory; a run found there is continued.")
@@ -20,8 +22,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     workdir: str = flags.FLAGS.workdir
     logging.set_verbosity(logging.WARNING)
+    with errors_in_a_line():
+        summary = train.train_and_evaluate(CONFIG.value, workdir)
+    print(report(summary, workdir))
+
+
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Ends the program with one line for what a user can mend, and with a status that tells."""
     try:
-        summary = train.train_and_evaluate(_CONFIG.value, workdir)
+        yield
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
@@ -32,7 +42,6 @@ def main(argv: list[str]) -> None:
             f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
             "same command continues the run"
         )
-    print(report(summary, workdir))
 
 
 def report(summary: dict[str, Any], workdir: str) -> str:

@@ -84,7 +84,7 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
             effective[f"l1.{label}"] = value
             effective[f"l1.{label} * lr_sum"] = value * lr_sum
             effective[f"l1.{label} * beta"] = value * beta
-        numbers |= {"beta": beta} | {f"l1.{label}": value for label, value in l1.items()}
+            numbers |= {f"l1.{label}": value, f"threshold.{label}": beta * value}
     schedule, tx = make_optimizer(opt.name, numbers, total_steps)
     return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers)
 
@@ -97,7 +97,8 @@ def make_optimizer(
     Args:
       name: "beta_lasso" or "sgd".
       numbers: `Plan.numbers`: learning_rate; momentum and weight_decay where there is any; and
-        for β-lasso beta, l1.conv and l1.fc, as far as the model has such layers.
+        for β-lasso λ and βλ, as l1.conv, l1.fc, threshold.conv and threshold.fc, as far as the
+        model has such layers.
       total_steps: over which a cosine takes η to 0.
     """
     schedule = optax.cosine_decay_schedule(numbers["learning_rate"], total_steps)
@@ -105,8 +106,11 @@ def make_optimizer(
     if name == "sgd":
         method = optax.sgd(schedule, momentum)
     else:
-        l1 = {key[3:]: value for key, value in numbers.items() if key.startswith("l1.")}
-        method = optim.beta_lasso(schedule, l1, numbers["beta"], momentum=momentum)
+        l1, threshold = (
+            {key[len(kind) :]: value for key, value in numbers.items() if key.startswith(kind)}
+            for kind in ("l1.", "threshold.")
+        )
+        method = optim.lasso(schedule, l1, threshold, momentum=momentum)
     if "weight_decay" in numbers:
         decay = optax.add_decayed_weights(
             numbers["weight_decay"],

@@ -1,505 +1,351 @@
-"""Trains many settings at once: `python -m lconv_jax.sweep --config=FILE --grid KEY=V1,V2 …`.
+"""Trains many settings and ranks them by validation accuracy.
 
-Settings that share shapes train together, in one program that is mapped over them. Each has a run
-directory as `lconv_jax.main` makes it, and they are ranked by validation accuracy.
+    python -m lconv_jax.sweep --config=FILE --workdir=DIRECTORY \\
+        --grid optimizer.l1.conv=1e-4,3e-4,1e-3 --grid optimizer.beta=0,1,10 --seeds=3
+
+Settings that differ only in numbers train together, in one vmapped program.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
+import math
 import os
+import shlex
 import statistics
 import sys
-import time
-from collections.abc import Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags, logging
-from numpy.typing import NDArray
-from rich import console, table
+from ml_collections import config_flags
+from rich import box, console
+from rich import table as rich_table
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, steps, train
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.data.dataset import Source, random_per_class
-from lconv_jax.main import parse_flags
-from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
+from lconv_jax import data, together, train
+from lconv_jax import main as main_lib
+from lconv_jax.config import ConfigError
+from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.metrics import write_atomically
+from lconv_jax.workdir import check_workdir, read_summary
 
-SWEEP_FILE = "sweep.json"
-# Keys that one program serves all values of; settings that differ in others train in turn.
-_TRACED = (
-    "seed",
-    "optimizer.learning_rate",
-    "optimizer.l1.conv",
-    "optimizer.l1.fc",
-    "optimizer.beta",
-    "optimizer.momentum",
-    "optimizer.weight_decay",
-    "optimizer.reference_lr_sum",
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "KEY=VALUE,VALUE,… of a configuration key; given again, the product of all."
 )
-# Share of the memory that a program may take.
-_MEMORY_SHARE = 0.7
-# Columns of the printed ranking where there is no terminal, or a narrow one.
-_WIDTH = 110
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each setting, from config.seed on.", 1)
+_TOGETHER = flags.DEFINE_integer(
+    "together", 0, "Most runs that train together; 0: as many as pay and as memory allows.", 0
+)
+
+SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
+# What is shown of each run, by the name of its metric, and the first is what settings rank by.
+COLUMNS = {
+    "validation accuracy": "validation/accuracy",
+    "test accuracy": "eval/accuracy",
+    "density": "sparsity/density",
+}
 
 
-class Run(NamedTuple):
-    """One setting and seed."""
+class Setting(NamedTuple):
+    """A point of the grid: what it changes, and its configuration for each seed."""
 
-    name: str  # of its run directory
-    setting: dict[str, Any]  # the grid's keys and its values
-    experiment: train.Experiment
-    subset: NDArray[np.int32]  # the rows of all training examples that it trains on
+    changes: dict[str, Any]
+    configs: list[Any]
 
-
-class _Open(NamedTuple):
-    """A run at work: its directory is locked, its files are open."""
-
-    run: Run
-    directory: str
-    checkpoints: Checkpoints
-    step: int
-    state: Any  # of the last checkpoint, or None
+    def directories(self, workdir: str) -> list[str]:
+        """The run directory of each seed."""
+        name = ",".join(f"{key}={shown(value)}" for key, value in self.changes.items())
+        folder = os.path.join(workdir, urllib.parse.quote(name or "as-configured", safe="=,"))
+        return [os.path.join(folder, f"seed={config.seed}") for config in self.configs]
 
 
-def parse_grid(items: Sequence[str]) -> dict[str, list[Any]]:
-    """{"optimizer.beta": [0.0, 10.0]} from ["optimizer.beta=0,10"]; values have the key's type.
+def shown(value: Any) -> str:
+    """A value of a configuration key, as the command line reads it."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Keys with their values, from texts "KEY=VALUE,VALUE,…".
 
     Raises:
-      ConfigError: a key that is none, is given twice, or has a value of another type; the seed.
+      ConfigError: a text is not of that form, a key is unknown or named twice, or a value is not
+        of the key's type.
     """
     grid: dict[str, list[Any]] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not text:
-            raise config_lib.ConfigError(f"--grid {item}: give KEY=VALUE,VALUE,…")
-        if key not in config_lib.KEYS:
-            config_lib.validate({key: None})  # names the nearest key
-        if key == "seed":
-            raise config_lib.ConfigError("--grid seed=…: give --seeds, the number of seeds")
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--grid {text}: it must be KEY=VALUE,VALUE,…")
+        config_lib.check_name(key)
         if key in grid:
-            raise config_lib.ConfigError(f"--grid {key}: given twice; list all values once")
-        kind = type(config_lib.KEYS[key].default)
-        try:
-            grid[key] = [_value(kind, value) for value in text.split(",")]
-        except ValueError:
-            raise config_lib.ConfigError(
-                f"--grid {item}: config.{key} must be {kind.__name__}, "
-                f"{config_lib.KEYS[key].accepts}"
-            ) from None
-        if len(set(grid[key])) < len(grid[key]):
-            raise config_lib.ConfigError(f"--grid {item}: a value is listed twice")
+            raise ConfigError(f"--grid {text}: {key} has values already; give them all in one")
+        grid[key] = [_parse(key, value) for value in values.split(",")]
     return grid
 
 
-def _value(kind: type, text: str) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return kind(text)
+def _parse(key: str, text: str) -> Any:
+    kind = type(config_lib.KEYS[key].default)
+    readers: dict[type, Callable[[str], Any]] = {
+        bool: lambda text: {"true": True, "false": False}[text.lower()],
+        int: int,
+        float: float,
+        str: str,
+    }
+    try:
+        return readers[kind](text.strip())
+    except (KeyError, ValueError):
+        accepts = config_lib.KEYS[key].accepts
+        raise ConfigError(f"--grid {key}: {text!r} must be {kind.__name__}, {accepts}") from None
 
 
-def make_runs(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int) -> list[Run]:
-    """Every setting of the grid with every seed, checked; nothing is compiled or written.
-
-    Seeds count from the configuration's own.
+def expand(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int = 1) -> list[Setting]:
+    """The product of the grid's values, each a validated configuration for each of `seeds` seeds.
 
     Raises:
-      ConfigError, DataError: for the first setting that cannot be run; without a validation split.
+      ConfigError: naming the key at fault, what it got and what it accepts.
     """
-    if not config.data.validation:
-        raise config_lib.ConfigError(
-            "config.data.validation = 0: settings are ranked by validation accuracy; hold out "
-            "some of the training examples, --config.data.validation=1000 say"
-        )
-    if config.train.shrink != "none":
-        raise config_lib.ConfigError(
-            f"config.train.shrink = {config.train.shrink!r}: settings that train together keep "
-            "their shapes; set it to none"
-        )
-    flat = dict(config_lib.flatten(config))
-    runs: list[Run] = []
-    pools: dict[tuple[Any, ...], data.Dataset] = {}
-    divided: dict[tuple[Any, ...], Any] = {}
-    for values in itertools.product(*grid.values()):
-        setting = dict(zip(grid, values, strict=True))
-        for seed in range(config.seed, config.seed + seeds):
-            changed = config_lib.unflatten(flat | setting | {"seed": seed})
-            config_lib.validate(changed)
-            of = tuple(changed.data[name] for name in ("name", "data_dir", "examples"))
-            if of not in pools:
-                pools[of] = _load_pool(changed)
-            part = (*of, changed.data.validation, seed)
-            if part not in divided:
-                divided[part] = _hold_out(pools[of], changed)
-            dataset, subset = divided[part]
-            name = ",".join(f"{key}={value}" for key, value in (setting | {"seed": seed}).items())
-            experiment = train.prepare(changed, dataset)
-            runs.append(Run(name.replace(os.sep, "_"), setting, experiment, subset))
-    return runs
+    if "seed" in grid:
+        raise ConfigError("seed is no key of a grid; --seeds=N takes N of them from config.seed on")
+    typed: dict[str, list[Any]] = {}
+    for key, values in grid.items():
+        config_lib.check_name(key)
+        to_float = type(config_lib.KEYS[key].default) is float
+        typed[key] = [float(v) if to_float and type(v) is int else v for v in values]
+        if not typed[key] or len(set(typed[key])) < len(typed[key]):
+            raise ConfigError(f"the grid's {key} has the values {list(values)}; each once, and one")
+    settings = []
+    for values in itertools.product(*typed.values()):
+        changes = dict(zip(typed, values, strict=True))
+        configs = [
+            with_overrides(config, changes | {"seed": config.seed + index})
+            for index in range(seeds)
+        ]
+        for each in configs:
+            config_lib.validate(each)
+            if not each.data.validation:
+                raise ConfigError(
+                    "config.data.validation = 0, but settings are ranked by validation accuracy; "
+                    "set it to a number of training examples to hold out, such as a tenth of them"
+                )
+        settings.append(Setting(changes, configs))
+    return settings
 
 
-def _load_pool(config: Any) -> data.Dataset:
-    """All training examples of a configuration, none held out, and the test set."""
-    group = config.data
-    pool = data.load(
-        group.name,
-        group.data_dir or None,
-        examples=group.examples,
-        stream=group.stream,
-        device_limit_gib=group.device_limit_gib,
-    )
-    if data.is_streamed(pool.train):
-        raise config_lib.ConfigError(
-            f"config.data.stream = {group.stream!r}: settings that train together share a set on "
-            f"the device, and {pool.name} would be streamed there; set it to never, if the "
-            f"{data.nbytes(pool.train, pool.test) / 2**30:.1f} GiB fit"
-        )
-    return pool
-
-
-def _hold_out(pool: data.Dataset, config: Any) -> tuple[data.Dataset, NDArray[np.int32]]:
-    """The data of a configuration, and which of the pool's rows are its training set."""
-    source = Source(pool.name, pool.num_classes, pool.train, pool.test, pool.name, pool.name)
-    validation, seed = config.data.validation, config.seed
-    dataset = data.divide(source, validation=validation, examples=0, seed=seed)
-    each = validation // pool.num_classes
-    held_out = random_per_class(pool.train.labels, pool.num_classes, each, seed)
-    rows = np.setdiff1d(np.arange(len(pool.train.labels)), held_out)
-    return dataset, rows.astype(np.int32)
-
-
-def group_runs(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs that one program can train, in the order in which they come."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        flat = dict(config_lib.flatten(run.experiment.config))
-        shared = {name: value for name, value in flat.items() if name not in _TRACED}
-        numbers = sorted(run.experiment.plan.numbers)
-        groups.setdefault(json.dumps([shared, numbers], sort_keys=True), []).append(run)
-    return list(groups.values())
-
-
-def compile_together(runs: Sequence[Run], pool: data.Split) -> Any:
-    """The compiled (states, pool, count) -> (states, metrics) of runs of one group.
-
-    States and metrics have a leading axis of the runs; the states are donated.
-    """
-    experiment = runs[0].experiment
-    config, shape = experiment.config, experiment.dataset.image_shape
-    numbers = {
-        name: jnp.asarray([run.experiment.plan.numbers[name] for run in runs])
-        for name in experiment.plan.numbers
-    }
-    seeds = jnp.asarray([run.experiment.config.seed for run in runs], jnp.uint32)
-    subsets = jnp.asarray(np.stack([run.subset for run in runs]))
-    orders = None
-    if config.data.permute:
-        orders = jnp.asarray(
-            np.stack([steps.permutation(run.experiment.config.seed, shape) for run in runs])
-        )
-
-    def one(numbers: Any, seed: Any, subset: Any, order: Any, state: Any, pool: Any, count: Any):
-        schedule, tx = steps.make_optimizer(
-            config.optimizer.name, numbers, experiment.plan.total_steps
-        )
-        take = steps.make_train_steps(
-            config,
-            experiment.model,
-            experiment.plan._replace(schedule=schedule, tx=tx),
-            steps.make_arrange(config, shape, order),
-            experiment.mesh,
-            seed=seed,
-            subset=subset,
-        )
-        return take(state, pool, count)
-
-    axes = (0, 0, 0, None if orders is None else 0, 0, None, None)
-    together = jax.vmap(one, in_axes=axes)
-
-    def advance(states: Any, pool: Any, count: Any) -> Any:
-        return together(numbers, seeds, subsets, orders, states, pool, count)
-
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((len(runs), *leaf.shape), leaf.dtype),
-        experiment.state_shapes,
-    )
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    return jax.jit(advance, donate_argnums=0).lower(shapes, pool, count).compile()
-
-
-def _fitting(runs: Sequence[Run], pool: data.Split, most: int) -> tuple[Any, int]:
-    """A program for as many of the runs as memory allows, and how many these are."""
-    count = min(len(runs), most or len(runs))
-    while True:
-        program = compile_together(runs[:count], pool)
-        sizes = program.memory_analysis()
-        needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-        allowed = int(_MEMORY_SHARE * _memory())
-        if needed <= allowed or count == 1:
-            return program, count
-        count = max(1, min(count - 1, count * allowed // needed))
-
-
-def _memory() -> int:
-    """Bytes of memory of the device."""
-    found = jax.local_devices()[0].memory_stats() or {}
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(found.get("bytes_limit", host))
-
-
-def sweep(
+def run(
     config: Any,
     workdir: str | os.PathLike[str],
     grid: Mapping[str, Sequence[Any]],
     *,
     seeds: int = 1,
-    together: int = 0,
-) -> list[dict[str, Any]]:
-    """Trains every setting of a grid, and ranks them by validation accuracy.
+    most: int = 0,
+    command: Sequence[str] = ("--config=FILE",),
+) -> dict[str, Any]:
+    """Trains every setting of a grid with every seed, or continues; returns what sweep.json says.
 
-    A sweep that was stopped or killed goes on from each run's last checkpoint; runs that are
-    finished are not repeated. A run whose loss is no longer finite ends there; the others go on.
+    Each run has a directory of its own under `workdir`, which is what `train.train_and_evaluate`
+    would have made of it. Runs that are finished are not repeated; a run that diverged is marked
+    by a file diverged.json there, and stays as it is until that file is deleted. Also written, and
+    brought up to date whenever runs are finished: sweep.json and sweep.md, the ranking.
 
     Args:
-      config: what all settings start from.
-      workdir: has a run directory for each setting and seed, and `sweep.json`.
-      grid: config keys, and the values of each.
-      seeds: how many of each setting.
-      together: at most so many runs in one program; 0 is as many as memory allows.
-
-    Returns:
-      A row for each setting, best first, as `rank` makes it.
+      config: what is common to all settings; `data.validation` must be above 0.
+      workdir: the directory of the sweep.
+      grid: values of dotted configuration keys, such as {"optimizer.beta": [0, 1, 10]}.
+      seeds: seeds of each setting, from `config.seed` on.
+      most: most runs that train together; 0 for as many as pay and as memory allows.
+      command: arguments of `lconv_jax.main` that give `config`, for the command in the result.
 
     Raises:
       ConfigError, DataError: before anything is compiled or written.
-      Stopped: after SIGTERM or SIGINT, once all states are saved.
+      train.Stopped: after SIGTERM or SIGINT, once all states are saved.
     """
-    runs = make_runs(config, grid, seeds)
-    os.makedirs(workdir, exist_ok=True)
-    with train.deferred_signals() as signals:
-        for group in group_runs(runs):
-            _train_group(group, workdir, together, signals)
-    rows = rank(runs, workdir)
-    record = {"grid": {key: list(values) for key, values in grid.items()}, "settings": rows}
-    path = os.path.join(workdir, SWEEP_FILE)
-    metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
-    return rows
+    workdir = os.path.expanduser(workdir)
+    settings = expand(config, grid, seeds)
+    configs = [each for setting in settings for each in setting.configs]
+    directories = [each for setting in settings for each in setting.directories(workdir)]
+    experiments = together.prepare_together(configs)
+    digests: dict[int, str] = {}
+    runs = list(itertools.starmap(together.Run, zip(experiments, directories, strict=True)))
+    for each in runs:
+        dataset = each.experiment.dataset
+        if id(dataset) not in digests:
+            digests[id(dataset)] = data.digest(dataset)
+        check_workdir(each.directory, each.experiment.config, digests[id(dataset)])
+    groups: dict[Any, list[together.Run]] = {}
+    for each in runs:
+        groups.setdefault(together.program_key(each.experiment.config), []).append(each)
+
+    def write() -> dict[str, Any]:
+        result = collect(settings, workdir, command)
+        os.makedirs(workdir, exist_ok=True)
+        write_atomically(os.path.join(workdir, SWEEP_JSON), json.dumps(result, indent=1) + "\n")
+        write_atomically(os.path.join(workdir, SWEEP_TABLE), markdown(result))
+        return result
+
+    for group in groups.values():
+        for _ in _train_group(group, most):
+            write()
+    return write()
 
 
-def _train_group(
-    group: list[Run], workdir: str | os.PathLike[str], most: int, signals: list[int]
-) -> None:
-    """Trains the unfinished runs of a group, those that are equally far together."""
-    group = [run for run in group if not _is_finished(os.path.join(workdir, run.name))]
-    if not group:
+def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[None]:
+    """Trains runs of one program, as many together as may be; yields when some are finished."""
+    if all(map(together.is_over, runs)):
         return
-    pool = jax.device_put(_load_pool(group[0].experiment.config).train)
-    programs: dict[int, Any] = {}
-    while group:
-        if len(group) not in programs:
-            program, count = _fitting(group, pool, most)
-            programs[count] = program
-        count = max(size for size in programs if size <= len(group))
-        with contextlib.ExitStack() as stack:
-            opened = [_open(stack, run, workdir) for run in group[:count]]
-            equal = [each for each in opened if each.step == opened[0].step]
-            if len(equal) not in programs:
-                programs[len(equal)] = compile_together([each.run for each in equal], pool)
-            _train_together(equal, programs[len(equal)], pool, signals)
-        done = {each.run.name for each in equal}
-        group = [run for run in group if run.name not in done]
-
-
-def _is_finished(directory: str) -> bool:
-    return read_summary(directory) is not None
-
-
-def _open(stack: contextlib.ExitStack, run: Run, workdir: str | os.PathLike[str]) -> _Open:
-    experiment = run.experiment
-    directory = stack.enter_context(
-        open_workdir(
-            os.path.join(workdir, run.name), experiment.config, data.digest(experiment.dataset)
-        )
-    )
-    keep = experiment.config.checkpoint.keep
-    checkpoints = stack.enter_context(Checkpoints(os.path.join(directory, CHECKPOINTS), keep))
-    step, state = checkpoints.restore(experiment.state_shapes) or (0, None)
-    return _Open(run, directory, checkpoints, step, state)
-
-
-def _train_together(
-    opened: Sequence[_Open], program: Any, pool: data.Split, signals: list[int]
-) -> None:
-    """Takes the remaining steps of runs that are equally far, and finishes them."""
-    experiment = opened[0].run.experiment
-    config, plan, step = experiment.config, experiment.plan, opened[0].step
-    started = time.monotonic()
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(_start, opened))
-    live = dict(enumerate(opened))
-    evaluations = _evaluations(opened)
-    with contextlib.ExitStack() as stack:
-        writers = [metrics.MetricsWriter(each.directory, through_step=step) for each in opened]
-        for writer in writers:
-            stack.callback(writer.close)
-        per_epoch, limit, saved = plan.steps_per_epoch, 1, step
-        while step < plan.total_steps and live:
-            count = min(per_epoch - step % per_epoch, limit)
-            begun = time.monotonic()
-            states, on_device = program(states, pool, jnp.int32(count))
-            fetched = jax.device_get(on_device)
-            seconds = time.monotonic() - begun
-            limit = max(1, int(train.SECONDS_PER_CALL * count / seconds))
-            step += count
-            finished = step == plan.total_steps
-            evaluates = finished or step % (per_epoch * config.log.eval_every_epochs) == 0
-            saves = finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0
-            for index, each in list(live.items()):
-                run, writer = each.run.experiment, writers[index]
-                own = {name: values[index] for name, values in fetched.items()}
-                state = jax.tree.map(lambda leaf, index=index: leaf[index], states)
+    if runs[0].experiment.config.train.shrink != "none":
+        # Networks that grow smaller each in their own way have no shape in common.
+        for each in runs:
+            if not together.is_over(each):
                 try:
-                    train.write_steps(run, own, step - count, count, saved, writer)
-                    if evaluates:
-                        splits, seed = _splits(each.run, pool), run.config.seed
-                        result = train.evaluate_splits(
-                            evaluations[index], state, splits, seed, step
-                        )
-                        rate = len(opened) * count * config.train.batch_size / seconds
-                        result["time/examples_per_second"] = rate
-                        result["time/seconds"] = time.monotonic() - started
-                        writer.write(step, result)
-                        writer.write_board(step, result)
-                        train.write_weights(run, state, writer, step)
+                    train.train_and_evaluate(each.experiment.config, each.directory)
                 except train.TrainingError as error:
-                    # A summary says where the run ended, so that it is not tried again.
-                    write_summary(each.directory, {"diverged": str(error)})
-                    del live[index]
-                    continue
-                if saves:
-                    writer.flush()
-                    each.checkpoints.save(step, state)
-                if finished:
-                    summary = train.summarise(run, state, writer.last, each.directory)
-                    write_summary(each.directory, summary | {"trained_together": len(opened)})
-            saved = step if saves else saved
-            if signals and not finished:
-                raise train.Stopped(signals[0], step)
+                    together.mark_diverged(each.directory, error)
+                yield
+        return
+    whole = together.undivided(runs[0].experiment.config)
+    programs: dict[int, Any] = {}
+
+    def program(size: int) -> Any:
+        if size not in programs:
+            experiments = [each.experiment for each in runs[:size]]
+            programs[size] = together.compile_together(experiments, whole)
+        return programs[size]
+
+    size = min(most or together.worthwhile(runs[0].experiment), len(runs))
+    while not most and size > 1:
+        needed, available = together.bytes_needed(program(size)), together.bytes_available()
+        if needed <= available:
+            break
+        size = max(1, min(size - 1, int(size * available / needed)))
+    # Chunks are those of the whole grid, whatever is over already: a sweep that is continued
+    # calls the same programs, and ends with the same bits.
+    count = math.ceil(len(runs) / size)
+    for index in range(count):
+        chunk = runs[index * len(runs) // count : (index + 1) * len(runs) // count]
+        if not all(map(together.is_over, chunk)):
+            together.train_together(chunk, whole, program(len(chunk)))
+            yield
 
 
-def _start(opened: _Open) -> Any:
-    return train.initial_state(opened.run.experiment) if opened.state is None else opened.state
+def collect(
+    settings: Sequence[Setting], workdir: str, command: Sequence[str] = ("--config=FILE",)
+) -> dict[str, Any]:
+    """The ranking of the settings by what their run directories say.
 
-
-def _splits(run: Run, pool: data.Split) -> dict[str, data.Split]:
-    dataset = run.experiment.dataset
-    own = jax.tree.map(lambda leaf: leaf[run.subset], pool)
-    return {"train": own, "validation": dataset.validation, "test": dataset.test}
-
-
-def _evaluations(opened: Sequence[_Open]) -> list[Any]:
-    """The evaluation of each run; one compiled function serves all, unless pixels are permuted."""
-    made: dict[int, Any] = {}
-    keys = [run.config.seed if run.config.data.permute else 0 for run in _experiments(opened)]
-    for key, experiment in zip(keys, _experiments(opened), strict=True):
-        if key not in made:
-            made[key] = train.compile_evaluation(experiment)
-    return [made[key] for key in keys]
-
-
-def _experiments(opened: Sequence[_Open]) -> list[train.Experiment]:
-    return [each.run.experiment for each in opened]
-
-
-def rank(runs: Sequence[Run], workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """One row for each setting, best mean validation accuracy first, those that diverged last.
-
-    A row has the setting; "validation", "test" and "density" as {"mean", "sd", "values"} over the
-    seeds that finished; the number of "seeds" and how many "diverged"; and "directories".
+    Settings with a run that diverged or is not finished come after all others.
     """
-    by_setting: dict[str, list[Run]] = {}
-    for run in runs:
-        by_setting.setdefault(json.dumps(run.setting), []).append(run)
-    rows = []
-    for same in by_setting.values():
-        found = [read_summary(os.path.join(workdir, run.name)) or {} for run in same]
-        ends = [summary["metrics"] for summary in found if "metrics" in summary]
-        row: dict[str, Any] = {"setting": same[0].setting}
-        for name, metric in (
-            ("validation", "validation/accuracy"),
-            ("test", "eval/accuracy"),
-            ("density", "sparsity/density"),
-        ):
-            values = [end[metric] for end in ends]
-            spread = statistics.stdev(values) if len(values) > 1 else None
-            mean = statistics.mean(values) if values else None
-            row[name] = {"mean": mean, "sd": spread, "values": values}
-        row["seeds"], row["diverged"] = len(same), len(same) - len(ends)
-        row["directories"] = [run.name for run in same]
-        rows.append(row)
-    return sorted(rows, key=lambda row: (row["diverged"], -(row["validation"]["mean"] or 0)))
+    ranked: list[dict[str, Any]] = []
+    for setting in settings:
+        runs: list[dict[str, Any]] = []
+        for config, directory in zip(setting.configs, setting.directories(workdir), strict=True):
+            summary = read_summary(directory)
+            found: dict[str, Any] = {
+                "seed": config.seed,
+                "directory": os.path.relpath(directory, workdir),
+            }
+            if summary is not None:
+                found |= {name: summary["metrics"][name] for name in COLUMNS.values()}
+            elif (message := together.read_diverged(directory)) is not None:
+                found["diverged"] = message
+            runs.append(found)
+        over_seeds = {}
+        for name in COLUMNS.values():
+            values = [run[name] for run in runs if name in run]
+            over_seeds[name] = {
+                "mean": statistics.fmean(values) if values else None,
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+            }
+        ranked.append({"changes": setting.changes, **over_seeds, "runs": runs})
+    by = COLUMNS["validation accuracy"]
+
+    def rank(setting: dict[str, Any]) -> tuple[bool, float]:
+        whole = all(by in run for run in setting["runs"])
+        return not whole, -(setting[by]["mean"] or 0.0)
+
+    ranked.sort(key=rank)
+    first = ranked[0]
+    best = None
+    if not rank(first)[0]:
+        changes = [f"--config.{key}={shown(value)}" for key, value in first["changes"].items()]
+        alone = ["python", "-m", "lconv_jax.main", *command, *changes]
+        best = {
+            "changes": first["changes"],
+            "command": shlex.join([*alone, f"--workdir={os.path.join(workdir, 'best')}"]),
+        }
+    return {"ranked by": by, "settings": ranked, "best": best}
 
 
-def make_table(rows: Sequence[Mapping[str, Any]]) -> table.Table:
-    """The ranking, for a terminal."""
-    keys = list(rows[0]["setting"])
-    names = [*(key.partition(".")[2] or key for key in keys)]
-    shown = table.Table(*names, "validation", "test", "density", "seeds")
-    for column in shown.columns:
-        column.no_wrap = True
-
-    def text(found: Mapping[str, Any]) -> str:
-        if found["mean"] is None:
-            return "–"
-        return f"{found['mean']:.4f}" + (f" ± {found['sd']:.4f}" if found["sd"] else "")
-
-    for row in rows:
-        seeds = str(row["seeds"]) + (f", {row['diverged']} diverged" if row["diverged"] else "")
-        values = [
-            f"{row['setting'][key]:g}"
-            if isinstance(row["setting"][key], float)
-            else str(row["setting"][key])
-            for key in keys
-        ]
-        shown.add_row(*values, *(text(row[n]) for n in ("validation", "test", "density")), seeds)
-    return shown
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The ranking as text, with a row of headings first."""
+    keys = list(result["settings"][0]["changes"])
+    short = [key.partition(".")[2] for key in keys]
+    lines = [["", *(short if len(set(short)) == len(keys) else keys), *COLUMNS, "runs"]]
+    for place, setting in enumerate(result["settings"], 1):
+        runs = setting["runs"]
+        diverged = sum("diverged" in run for run in runs)
+        finished = sum(result["ranked by"] in run for run in runs)
+        counts = [f"{finished} of {len(runs)}" if finished < len(runs) else str(finished)]
+        counts += [f"{diverged} diverged"] if diverged else []
+        lines.append(
+            [
+                str(place),
+                *(shown(setting["changes"][key]) for key in keys),
+                *(_spread(**setting[name]) for name in COLUMNS.values()),
+                ", ".join(counts),
+            ]
+        )
+    return lines
 
 
-_GRID = flags.DEFINE_multi_string("grid", [], "KEY=VALUE,VALUE,…; may be given several times.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each setting.", 1)
-_TOGETHER = flags.DEFINE_integer(
-    "together", 0, "Runs in one program at most; 0: as many as memory allows.", 0
-)
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.2%}" if sd is None else f"{mean:.2%} ± {sd:.2%}"
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The ranking as a Markdown table, with the best setting's command."""
+    head, *body = rows(result)
+    lines = [head, ["---"] * len(head), *body]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text + (f"\n    {result['best']['command']}\n" if result["best"] else "")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    try:
-        rows = sweep(
-            flags.FLAGS.config,
+    flag = flags.FLAGS["config"]
+    command = [f"--config={config_flags.get_config_filename(flag)}"]
+    command += [
+        f"--config.{key}={shown(value)}"
+        for key, value in config_flags.get_override_values(flag).items()
+    ]
+    with main_lib.errors_in_a_line():
+        result = run(
+            main_lib.CONFIG.value,
             flags.FLAGS.workdir,
             parse_grid(_GRID.value),
             seeds=_SEEDS.value,
-            together=_TOGETHER.value,
+            most=_TOGETHER.value,
+            command=command,
         )
-    except train.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    head, *body = rows(result)
+    grid = rich_table.Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    for line in body:
+        grid.add_row(*line)
     terminal = console.Console()
-    terminal.width = max(terminal.width, _WIDTH)
-    terminal.print(make_table(rows))
-    print(f"runs and {SWEEP_FILE}: {flags.FLAGS.workdir}")
+    # A file has no width to fit.
+    (terminal if terminal.is_terminal else console.Console(width=200)).print(grid)
+    if result["best"] is None:
+        sys.exit(
+            "error: no setting finished with all seeds; see diverged.json in their directories"
+        )
+    print(f"the best alone: {result['best']['command']}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=main_lib.parse_flags)

@@ -77,16 +77,7 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     config_lib.validate(config)
-    if dataset is None:
-        dataset = data.load(
-            config.data.name,
-            config.data.data_dir or None,
-            validation=config.data.validation,
-            examples=config.data.examples,
-            seed=config.seed,
-            stream=config.data.stream,
-            device_limit_gib=config.data.device_limit_gib,
-        )
+    dataset = load(config) if dataset is None else dataset
     # Traced here, so that an augmentation that the images do not allow is refused early.
     batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
     jax.eval_shape(lambda x: steps.make_augment(config)(jax.random.key(0), x), batch)
@@ -111,6 +102,19 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     if config.train.shrink != "none":
         shrink.check_optimizer(shapes.opt_state)
     return Experiment(config, dataset, model, plan, mesh, _laid_out(mesh, shapes))
+
+
+def load(config: Any) -> data.Dataset:
+    """The data of a configuration."""
+    return data.load(
+        config.data.name,
+        config.data.data_dir or None,
+        validation=config.data.validation,
+        examples=config.data.examples,
+        seed=config.seed,
+        stream=config.data.stream,
+        device_limit_gib=config.data.device_limit_gib,
+    )
 
 
 def _laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
@@ -336,7 +340,7 @@ def _train(
                 write_weights(experiment, expand(state), writer, step)
             every = per_epoch * config.log.describe_every_epochs
             if every and (finished or step % every == 0):
-                result = _describe(experiment, expand(state))
+                result = describe(experiment, expand(state))
                 writer.write(step, result)
                 writer.write_board(step, result)
             show(step, writer.last | last)
@@ -423,7 +427,7 @@ def evaluate_splits(
     return result
 
 
-def _describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
+def describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
     """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
     config, dataset, model, _, mesh, _ = experiment
     network = certify.export_state(config, model, dataset, mesh, state)

@@ -47,6 +47,12 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
         yield directory
 
 
+def check_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str) -> None:
+    """Raises ConfigError if `open_workdir` would, except for another process; writes nothing."""
+    directory = os.path.abspath(os.path.expanduser(workdir))
+    _compare(directory, dict(config_lib.flatten(config)), data_sha256)
+
+
 def read_config(workdir: str | os.PathLike[str]) -> Any:
     """The `ConfigDict` of the run in a directory.
 

@@ -1,248 +1,265 @@
-"""Settings that train together are what they are alone."""
+"""The grid, its groups, the ranking, and a sweep that is killed."""
 
+import itertools
 import json
+import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from lconv_jax import config as config_lib
-from lconv_jax import metrics, steps, sweep, train
-from lconv_jax.workdir import read_summary
+from lconv_jax import metrics, sweep, together
+from lconv_jax.config import ConfigError
+from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.workdir import read_config
 from tests import tiny_config
 
 ROOT = pathlib.Path(__file__).parent.parent
-GRID = {"optimizer.l1.conv": [1e-3, 4e-3], "optimizer.beta": [0.0, 10.0]}
 
 
 def _config(**changes):
-    config = tiny_config.get_config()
-    config.data.validation = 200
-    for key, value in changes.items():
-        group, name = key.split("__")
-        config[group][name] = value
-    return config
+    return with_overrides(tiny_config.get_config(), {"data.validation": 200} | changes)
 
 
-def _pool(config):
-    return jax.device_put(sweep._load_pool(config).train)
-
-
-def _start_states(runs):
-    return jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *(train.initial_state(run.experiment) for run in runs)
+def test_the_grid_is_the_product_of_its_values_and_the_seeds():
+    grid = sweep.parse_grid(
+        ["optimizer.l1.conv=1e-4,3e-4", "train.batch_size=64,128", "data.flip=true,False"]
     )
-
-
-def _losses_together(runs, epochs):
-    pool = _pool(runs[0].experiment.config)
-    program, states = sweep.compile_together(runs, pool), _start_states(runs)
-    count, rows = jnp.int32(runs[0].experiment.plan.steps_per_epoch), []
-    for _ in range(epochs):
-        states, found = program(states, pool, count)
-        rows.append(jax.device_get(found))
-    return {
-        name: np.concatenate([row[name] for row in rows], 1) for name in rows[0] if name != "finite"
-    }
-
-
-def _losses_alone(experiment, epochs):
-    program, state = train.compile_train_steps(experiment), train.initial_state(experiment)
-    split = jax.device_put(experiment.dataset.train)
-    count, rows = jnp.int32(experiment.plan.steps_per_epoch), []
-    for _ in range(epochs):
-        state, found = program(state, split, count)
-        rows.append(jax.device_get(found))
-    return {
-        name: np.concatenate([row[name] for row in rows]) for name in rows[0] if name != "finite"
-    }
-
-
-def _in_float64(run):
-    experiment = run.experiment
-    model = experiment.model.clone(dtype=jnp.float64)
-    make = steps.make_initial_state(experiment.config, model, experiment.plan, (8, 8, 1))
-    shapes = train._laid_out(experiment.mesh, jax.eval_shape(make))
-    return run._replace(experiment=experiment._replace(model=model, state_shapes=shapes))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"data__permute": True, "optimizer__weight_decay": 1e-3}])
-def test_in_float64_a_setting_trains_as_it_does_alone_throughout(changes):
-    config = _config(model__dropout=0.1, **changes)
-    with jax.enable_x64(True):
-        runs = [_in_float64(run) for run in sweep.make_runs(config, GRID, seeds=2)]
-        assert len(runs) == 8
-        together = _losses_together(runs, epochs=config.train.epochs)
-        for index in (0, 3, 7):
-            alone = _losses_alone(runs[index].experiment, epochs=config.train.epochs)
-            for name, values in alone.items():
-                np.testing.assert_allclose(together[name][index], values, rtol=1e-8)
-
-
-def test_in_float32_the_first_steps_are_those_of_a_lone_run():
-    runs = sweep.make_runs(
-        _config(), {"optimizer.beta": [10.0], "optimizer.learning_rate": [0.2, 0.5]}, seeds=2
-    )
-    together = _losses_together(runs, epochs=1)
-    for index in (1, 2):
-        alone = _losses_alone(runs[index].experiment, epochs=1)
-        np.testing.assert_allclose(together["train/loss"][index], alone["train/loss"], rtol=1e-3)
-        np.testing.assert_array_equal(
-            together["train/learning_rate"][index], alone["train/learning_rate"]
-        )
-
-
-def test_settings_of_equal_shapes_train_together_and_others_in_turn():
-    grid = {
-        "model.alpha": [2, 4],
-        "optimizer.momentum": [0.0, 0.5, 0.9],
-        "optimizer.beta": [1.0, 2.0],
-    }
-    groups = sweep.group_runs(sweep.make_runs(_config(), grid, seeds=1))
-    # Momentum or none is another optimizer state; another amount of momentum is not.
-    assert sorted(map(len, groups)) == [2, 2, 4, 4]
-    for group in groups:
-        assert len({run.experiment.config.model.alpha for run in group}) == 1
-
-
-def test_each_run_trains_on_its_own_part_of_the_examples():
-    runs = sweep.make_runs(_config(), {"optimizer.beta": [1.0]}, seeds=3)
-    everything = sweep._load_pool(_config()).train
-    for run in runs:
-        np.testing.assert_array_equal(
-            everything.images[run.subset], run.experiment.dataset.train.images
-        )
-        np.testing.assert_array_equal(
-            everything.labels[run.subset], run.experiment.dataset.train.labels
-        )
-    assert (runs[0].subset != runs[1].subset).any()
-
-
-@pytest.mark.slow
-def test_a_sweep_ranks_by_validation_and_goes_on_past_what_diverges(tmp_path):
-    config = _config(train__epochs=4)
-    grid = {"optimizer.learning_rate": [1e30, 0.01, 0.5]}
-    rows = sweep.sweep(config, tmp_path, grid, seeds=2)
-    assert [row["setting"]["optimizer.learning_rate"] for row in rows] == [0.5, 0.01, 1e30]
-    assert [row["diverged"] for row in rows] == [0, 0, 2]
-    assert json.loads((tmp_path / sweep.SWEEP_FILE).read_text())["settings"] == rows
-    best = rows[0]
-    ends = [read_summary(tmp_path / name)["metrics"] for name in best["directories"]]
-    values = [end["validation/accuracy"] for end in ends]
-    assert best["validation"] == {
-        "mean": pytest.approx(np.mean(values)),
-        "sd": pytest.approx(np.std(values, ddof=1)),
-        "values": values,
-    }
-    assert "learning_rate" in read_summary(tmp_path / rows[-1]["directories"][0])["diverged"]
-
-    # Nothing is left to do, and a run is one that `main` takes for its own.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}
-    assert sweep.sweep(config, tmp_path, grid, seeds=2) == rows
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.jsonl")}
-    changed = config_lib.flatten(config)
-    alone = config_lib.unflatten(dict(changed) | best["setting"] | {"seed": 1})
-    assert train.train_and_evaluate(alone, tmp_path / best["directories"][1])["metrics"] == ends[1]
-    lone = train.train_and_evaluate(alone, tmp_path / "lone")["metrics"]
-    assert lone["validation/accuracy"] == pytest.approx(ends[1]["validation/accuracy"], abs=0.03)
-
-
-@pytest.mark.slow
-def test_a_sweep_that_is_stopped_ends_with_the_same_bits(tmp_path):
-    def start(name):
-        command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
-        command += [f"--workdir={tmp_path / name}", "--grid", "optimizer.beta=1,10", "--seeds=2"]
-        command += ["--config.data.validation=200", "--config.train.epochs=60"]
-        command += ["--config.checkpoint.every_epochs=5"]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    straight = start("straight")
-    out, err = straight.communicate()
-    assert straight.returncode == 0, err
-    assert "validation" in out
-    stopped = start("stopped")
-    while not list((tmp_path / "stopped").glob("*/checkpoints/*")):
-        assert stopped.poll() is None, stopped.stderr.read()
-        time.sleep(0.02)
-    stopped.send_signal(signal.SIGTERM)
-    _, err = stopped.communicate()
-    assert stopped.returncode == 128 + signal.SIGTERM, err
-    assert "the same command continues" in err
-    again = start("stopped")
-    _, err = again.communicate()
-    assert again.returncode == 0, err
-    for directory in (tmp_path / "straight").iterdir():
-        if directory.is_dir():
-            lines = [
-                [
-                    {k: v for k, v in line.items() if not k.startswith("time/")}
-                    for line in metrics.read_metrics(path)
-                ]
-                for path in (directory, tmp_path / "stopped" / directory.name)
-            ]
-            assert lines[0] == lines[1]
-
-
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        ("optimizer.betta=1", "did you mean config.optimizer.beta"),
-        ("optimizer.beta=1,x", "config.optimizer.beta must be float"),
-        ("optimizer.beta", "give KEY=VALUE"),
-        ("optimizer.beta=1,1.0", "listed twice"),
-        ("seed=1,2", "--seeds"),
-        ("data.flip=yes", "config.data.flip must be bool"),
-    ],
-)
-def test_a_grid_that_is_none_is_refused(grid, message):
-    with pytest.raises(ValueError, match=message):
-        sweep.parse_grid([grid])
-
-
-def test_values_have_the_type_of_their_key():
-    grid = sweep.parse_grid(["model.alpha=2,4", "data.flip=true,false", "optimizer.beta=1,1e1"])
     assert grid == {
-        "model.alpha": [2, 4],
+        "optimizer.l1.conv": [1e-4, 3e-4],
+        "train.batch_size": [64, 128],
         "data.flip": [True, False],
-        "optimizer.beta": [1.0, 10.0],
     }
-    assert type(grid["optimizer.beta"][0]) is float
+    settings = sweep.expand(_config(seed=5), grid, seeds=3)
+    got = [
+        (c.optimizer.l1.conv, c.train.batch_size, c.data.flip, c.seed)
+        for setting in settings
+        for c in setting.configs
+    ]
+    assert got == list(itertools.product([1e-4, 3e-4], [64, 128], [True, False], [5, 6, 7]))
+    folders = [folder for setting in settings for folder in setting.directories("runs")]
+    assert len(set(folders)) == len(got)
+    assert folders[0] == "runs/optimizer.l1.conv=0.0001,train.batch_size=64,data.flip=True/seed=5"
 
 
 @pytest.mark.parametrize(
-    ("changes", "grid", "message"),
+    ("texts", "says"),
     [
-        ({"data__validation": 0}, {}, "config.data.validation = 0"),
-        ({"train__shrink": "exact"}, {}, "config.train.shrink"),
-        ({}, {"optimizer.beta": [1.0, -1.0]}, "config.optimizer.beta = -1.0"),
+        (["optimizer.beta"], "--grid optimizer.beta: it must be KEY=VALUE"),
+        (["optimizer.bet=1"], "config.optimizer.bet is not a key; did you mean config.optimizer.b"),
+        (["optimizer.beta=1,ten"], "--grid optimizer.beta: 'ten' must be float, ≥ 0"),
+        (["optimizer.beta="], "--grid optimizer.beta: '' must be float, ≥ 0"),
+        (["train.epochs=1.5"], "--grid train.epochs: '1.5' must be int, ≥ 1"),
+        (["data.flip=maybe"], "--grid data.flip: 'maybe' must be bool"),
+        (["optimizer.beta=1", "optimizer.beta=2"], "optimizer.beta has values already"),
+        (["optimizer.beta=1,1.0"], r"the grid's optimizer.beta has the values \[1.0, 1.0\]"),
+        (["optimizer.beta=1,-1"], "config.optimizer.beta = -1.0 must be ≥ 0"),
+        (["optimizer.learning_rate=inf"], "config.optimizer.learning_rate = inf must be finite"),
+        (["model.name=s_fc,s_cnv"], "config.model.name = 's_cnv' must be one of d_conv"),
+        (["seed=0,1"], "seed is no key of a grid; --seeds=N"),
+        (["data.validation=0,200"], "config.data.validation = 0, but settings are ranked"),
+        (["data.validation=200,205"], "data.validation = 205"),
+        (["train.batch_size=128,5000"], "config.train.batch_size = 5000 is more than the"),
+        (["data.crop=1,8"], "data.crop = 8: accepts 0 … 7"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_anything_is_written(
-    changes, grid, message, tmp_path
-):
-    with pytest.raises(ValueError, match=message):
-        sweep.sweep(_config(**changes), tmp_path / "sweep", grid)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(texts, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        sweep.run(_config(), tmp_path / "sweep", sweep.parse_grid(texts))
     assert not (tmp_path / "sweep").exists()
 
 
-def test_fewer_run_together_where_memory_ends(monkeypatch):
-    runs = sweep.make_runs(_config(), {"optimizer.beta": [1.0, 2.0, 3.0, 4.0]}, seeds=1)
-    pool = _pool(_config())
-    _, count = sweep._fitting(runs, pool, most=0)
-    assert count == 4
-    _, count = sweep._fitting(runs, pool, most=3)
-    assert count == 3
-    sizes = sweep.compile_together(runs, pool).memory_analysis()
-    needed = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    monkeypatch.setattr(sweep, "_memory", lambda: 0.8 * needed / sweep._MEMORY_SHARE)
-    _, count = sweep._fitting(runs, pool, most=0)
-    assert 1 <= count < 4
+def test_another_sweep_s_directory_is_refused_before_anything_is_written(tmp_path):
+    (setting,) = sweep.expand(_config(), {"optimizer.beta": [2]})
+    (folder,) = map(pathlib.Path, setting.directories(str(tmp_path)))
+    folder.mkdir(parents=True)
+    config = _config(**{"train.epochs": 3, "optimizer.beta": 2.0}).to_dict()
+    text = json.dumps({"config": config, "data_sha256": "", "changes": []})
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.train.epochs: 3 there, 12 here"):
+        sweep.run(_config(), tmp_path, {"optimizer.beta": [1, 2]})
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [folder / "config.json"]
+
+
+class _Memory:
+    """A program that only says how much memory it takes: 10 bytes a run, and 5."""
+
+    def __init__(self, runs):
+        self.argument_size_in_bytes, self.output_size_in_bytes = 10 * runs, 10 * runs
+        self.alias_size_in_bytes, self.temp_size_in_bytes = 10 * runs, 5
+
+    def memory_analysis(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("most", "available", "sizes"),
+    [
+        (0, 1000, [6, 6]),
+        (0, 65, [6, 6]),
+        (0, 64, [3, 3, 3, 3]),
+        (0, 30, [2, 2, 2, 2, 2, 2]),
+        (0, 1, [1] * 12),
+        (5, 1000, [3, 3, 3, 3]),
+        (4, 1, [3, 3, 3, 3]),
+        (100, 1, [6, 6]),
+    ],
+)
+def test_as_many_train_together_as_memory_and_the_flag_allow(
+    most, available, sizes, tmp_path, monkeypatch
+):
+    trained = []
+
+    def train_together(runs, whole, program):
+        assert program.argument_size_in_bytes == 10 * len(runs)
+        assert len({together.program_key(run.experiment.config) for run in runs}) == 1
+        trained.append([run.directory for run in runs])
+
+    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(together, "train_together", train_together)
+    monkeypatch.setattr(together, "bytes_available", lambda: available)
+    monkeypatch.setattr(together, "worthwhile", lambda experiment: 1000)
+    grid = {"optimizer.beta": [1, 2], "model.alpha": [2, 3]}
+    result = sweep.run(_config(), tmp_path, grid, seeds=3, most=most)
+    assert [len(chunk) for chunk in trained] == sizes
+    assert len({directory for chunk in trained for directory in chunk}) == 12
+    assert result["best"] is None, "none has a summary"
+
+
+def _write(folder, validation, test=0.5, density=0.1):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True)
+    found = {"validation/accuracy": validation, "eval/accuracy": test, "sparsity/density": density}
+    (folder / "summary.json").write_text(json.dumps({"metrics": found}))
+
+
+def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
+    grid = {"optimizer.beta": [0, 1, 10, 50], "optimizer.l1.conv": [1e-4]}
+    settings = sweep.expand(_config(), grid, seeds=2)
+    low, high, diverged, unfinished = (s.directories(str(tmp_path)) for s in settings)
+    _write(low[0], 0.7, test=0.9)
+    _write(low[1], 0.6, test=0.9)
+    _write(high[0], 0.8)
+    _write(high[1], 0.6)
+    _write(diverged[0], 0.99)
+    pathlib.Path(diverged[1]).mkdir()
+    together.mark_diverged(diverged[1], RuntimeError("not finite"))
+    _write(unfinished[1], 0.95)
+    result = sweep.collect(settings, str(tmp_path), ["--config=a.py", "--config.train.epochs=3"])
+    assert [s["changes"]["optimizer.beta"] for s in result["settings"]] == [1.0, 0.0, 10.0, 50.0]
+    first = result["settings"][0]
+    assert first["validation/accuracy"]["mean"] == pytest.approx(0.7)
+    assert first["validation/accuracy"]["sd"] == pytest.approx(0.02**0.5)
+    assert result["best"]["changes"] == {"optimizer.beta": 1.0, "optimizer.l1.conv": 1e-4}
+    assert shlex.split(result["best"]["command"]) == [
+        *("python", "-m", "lconv_jax.main", "--config=a.py", "--config.train.epochs=3"),
+        *("--config.optimizer.beta=1", "--config.optimizer.l1.conv=0.0001"),
+        f"--workdir={tmp_path}/best",
+    ]
+    head, *body = sweep.rows(result)
+    assert head == [
+        "",
+        "beta",
+        "l1.conv",
+        "validation accuracy",
+        "test accuracy",
+        "density",
+        "runs",
+    ]
+    assert body[0][3:] == ["70.00% ± 14.14%", "50.00% ± 0.00%", "10.00% ± 0.00%", "2"]
+    assert [line[-1] for line in body] == ["2", "2", "1 of 2, 1 diverged", "1 of 2"]
+    assert len(sweep.markdown(result).splitlines()) == 2 + 4 + 2
+
+
+def test_shrinking_runs_are_trained_alone(tmp_path):
+    config = _config(**{"train.epochs": 2, "train.shrink": "exact", "optimizer.momentum": 0.0})
+    result = sweep.run(config, tmp_path, {"optimizer.beta": [10.0]})
+    summary = json.loads((next(tmp_path.rglob("summary.json"))).read_text())
+    assert "time/together" not in summary
+    (setting,) = result["settings"]
+    assert setting["eval/accuracy"]["mean"] == summary["metrics"]["eval/accuracy"]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == result
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_says_what_it_would_have(tmp_path):
+    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
+    command += ["--config.data.validation=200", "--seeds=2"]
+    command += ["--grid=optimizer.beta=5,10", "--grid=model.alpha=4,5"]
+
+    def start(workdir):
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def runs(workdir):
+        return {
+            str(path.parent.relative_to(workdir)): [
+                {k: v for k, v in line.items() if not k.startswith("time/")}
+                for line in metrics.read_metrics(path.parent)
+            ]
+            for path in workdir.rglob("config.json")
+        }
+
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    out, err = start(reference).communicate()
+    assert err == "", "a sweep without a terminal is quiet"
+    assert out.splitlines()[-1].startswith("the best alone: python -m lconv_jax.main --config=")
+    # At the first checkpoint of the first group; then when the second group has begun.
+    for number, happened in (
+        (signal.SIGKILL, lambda: any(p.name.isdigit() for p in killed.glob("*/*/checkpoints/*"))),
+        (signal.SIGTERM, lambda: len(list(killed.glob("*/*/metrics.jsonl"))) > 4),
+    ):
+        process = start(killed)
+        while not happened():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.001)
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues the run" in err
+    process = start(killed)
+    again, err = process.communicate()
+    assert process.returncode == 0, err
+    assert again.replace(str(killed), "") == out.replace(str(reference), "")
+    assert runs(killed) == runs(reference)
+    assert len(runs(killed)) == 8
+    # The command named is that of a run with the best setting's configuration.
+    best = json.loads((killed / "sweep.json").read_text())
+    first = best["settings"][0]
+    arguments = shlex.split(best["best"]["command"])[1:]
+    process = subprocess.run(
+        [sys.executable, *arguments, "--config.train.epochs=1"],
+        cwd=ROOT,
+        capture_output=True,
+        env=os.environ,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    named, trained = (
+        read_config(killed / folder) for folder in ("best", first["runs"][0]["directory"])
+    )
+    named.train.epochs = trained.train.epochs
+    assert named == trained
+
+
+def test_errors_of_the_command_line_are_one_line(tmp_path):
+    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
+    process = subprocess.run(
+        [*command, f"--workdir={tmp_path}/new", "--grid", "optimizer.beta=1,2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: config.data.validation = 0, but settings are ranked")
+    assert not (tmp_path / "new").exists()

@@ -191,19 +191,37 @@ def divide(source: Source, *, validation: int, examples: int, seed: int) -> Data
         _check_balanced("data.examples", examples, num_classes, smallest, source.name)
         kept = first_per_class(labels, num_classes, examples // num_classes)
         train, labels = _take(train, kept), labels[kept]
-    held_out = np.zeros(0, np.int64)
+    kept, held_out = np.arange(len(train.labels)), np.arange(0)
     if labels is not None and validation != 0:
-        # At least one example of each class stays in the training set.
-        spare = int(np.bincount(labels, minlength=num_classes).min()) - 1
-        _check_balanced("data.validation", validation, num_classes, spare, source.name)
-        held_out = random_per_class(labels, num_classes, validation // num_classes, seed)
+        kept, held_out = divide_rows(labels, num_classes, validation, seed, source.name)
     return Dataset(
         name=source.name,
         num_classes=num_classes,
-        train=_take(train, np.setdiff1d(np.arange(len(train.labels)), held_out)),
+        train=_take(train, kept),
         validation=_take(train, held_out),
         test=source.test,
     )
+
+
+def divide_rows(
+    labels: np.ndarray, num_classes: int, validation: int, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples of a training set stay in it and which are held out; ascending indices.
+
+    Args:
+      labels: of the training set before any are held out.
+      num_classes, validation, seed: as in `divide`.
+      name: of the data set, for messages.
+
+    Raises:
+      DataError: `validation` is no class-balanced number that leaves an example of each class.
+    """
+    held_out = np.zeros(0, np.int64)
+    if validation != 0:
+        spare = int(np.bincount(labels, minlength=num_classes).min()) - 1
+        _check_balanced("data.validation", validation, num_classes, spare, name)
+        held_out = random_per_class(labels, num_classes, validation // num_classes, seed)
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:

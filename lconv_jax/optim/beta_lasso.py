@@ -125,6 +125,22 @@ def beta_lasso(
         raise ValueError(f"beta must be a number or a schedule, got {beta}; l1 may be a mapping")
     check_values("beta", beta)
     threshold = map_values(lambda value: _product(beta, value), l1)
+    return lasso(learning_rate, l1, threshold, labels=labels, momentum=momentum, nesterov=nesterov)
+
+
+def lasso(
+    learning_rate: optax.ScalarOrSchedule,
+    l1: Values,
+    threshold: Values,
+    *,
+    labels: Labels = None,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """:func:`beta_lasso` with its threshold given in place of β.
+
+    For numbers that are traced: a product βλ of float32 numbers is rounded more than once.
+    """
     step = optax.chain(
         add_l1_subgradient(l1, labels),
         optax.scale_by_learning_rate(learning_rate),

@@ -1,0 +1,33 @@
+"""Runs that train together over eight devices compute what each alone computes there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lconv_jax import together, train
+from lconv_jax.experiments.runs import with_overrides
+from tests import tiny_config
+
+
+def test_together_over_many_devices():
+    assert jax.device_count() == 8
+    base = {"data.validation": 200, "model.alpha": 64, "sharding.data": 4, "sharding.model": 2}
+    configs = [
+        with_overrides(tiny_config.get_config(), base | {"seed": seed, "optimizer.beta": beta})
+        for seed, beta in ((0, 5.0), (1, 10.0))
+    ]
+    experiments = together.prepare_together(configs)
+    whole = together.undivided(configs[0])
+    program = together.compile_together(experiments, whole)
+    states, put, _ = together.make_states(experiments)
+    for index, experiment in enumerate(experiments):
+        states = put(states, index, train.initial_state(experiment))
+    kernel = states.params["conv1"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 64, 512), "split over the model axis"
+    lanes = together.make_lanes(experiments, whole)
+    _, rows = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
+    for index, experiment in enumerate(experiments):
+        run = train.compile_train_steps(experiment)
+        split = jax.device_put(experiment.dataset.train)
+        _, want = run(train.initial_state(experiment), split, jnp.int32(4))
+        np.testing.assert_allclose(rows["train/loss"][index], want["train/loss"], rtol=1e-4)

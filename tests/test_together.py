@@ -1,0 +1,273 @@
+"""Runs that train together are the runs that each would be alone."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lconv_jax import data, metrics, models, steps, together, train
+from lconv_jax.checkpoint import Checkpoints
+from lconv_jax.experiments.runs import with_overrides
+from tests import tiny_config
+
+BASE = {"data.validation": 200}
+# λ and β whose product in float32 is not the float32 of their product.
+SETTINGS = [
+    {"seed": 0, "optimizer.l1.conv": 7e-3, "optimizer.beta": 6.0},
+    {"seed": 0, "optimizer.l1.conv": 1e-3, "optimizer.beta": 0.0},
+    {"seed": 1, "optimizer.l1.conv": 4e-3, "optimizer.learning_rate": 0.3},
+    {"seed": 2, "optimizer.reference_lr_sum": 40.0, "optimizer.momentum": 0.8},
+]
+
+
+def _configs(**changes):
+    base = with_overrides(tiny_config.get_config(), BASE | changes)
+    return [with_overrides(base, setting) for setting in SETTINGS]
+
+
+def _digests(directory):
+    """The step of the newest checkpoint, and the digests of its leaves."""
+    found = {int(p.name): p for p in (directory / "checkpoints").iterdir() if p.name.isdigit()}
+    return max(found), (found[max(found)] / "digests" / "metadata").read_text()
+
+
+def _timeless(directory):
+    lines = metrics.read_metrics(directory)
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """(configurations, undivided data, program)."""
+    configs = _configs()
+    whole = together.undivided(configs[0])
+    return configs, whole, together.compile_together(together.prepare_together(configs), whole)
+
+
+def _runs(configs, folder):
+    directories = [str(folder / str(index)) for index in range(len(configs))]
+    return [
+        together.Run(experiment, directory)
+        for experiment, directory in zip(
+            together.prepare_together(configs), directories, strict=True
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(compiled, tmp_path_factory):
+    """The folder of the four runs, trained together."""
+    folder = tmp_path_factory.mktemp("together")
+    configs, whole, program = compiled
+    together.train_together(_runs(configs, folder), whole, program)
+    return folder
+
+
+def _in_float64(experiment):
+    model = experiment.model.clone(dtype=jnp.float64)
+    make = steps.make_initial_state(
+        experiment.config, model, experiment.plan, experiment.dataset.image_shape
+    )
+    shapes = train._laid_out(experiment.mesh, jax.eval_shape(make))
+    return experiment._replace(model=model, state_shapes=shapes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.weight_decay": 1e-3, "model.dropout": 0.3, "data.permute": True},
+        {"model.name": "s_conv", "data.cutout": 3},
+    ],
+)
+def test_in_float64_each_is_its_lone_run_throughout(changes):
+    with jax.enable_x64(True):
+        experiments = [_in_float64(train.prepare(config)) for config in _configs(**changes)]
+        whole = together.undivided(experiments[0].config)
+        program = together.compile_together(experiments, whole)
+        lanes = together.make_lanes(experiments, whole)
+        alone = [train.initial_state(experiment) for experiment in experiments]
+        states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+        plan, split, got = experiments[0].plan, jax.device_put(whole.train), []
+        for _ in range(12):
+            states, rows = program(states, lanes, split, jnp.int32(plan.steps_per_epoch))
+            got.append(jax.device_get(rows))
+        for index, experiment in enumerate(experiments):
+            run, want = train.compile_train_steps(experiment), []
+            state, own = alone[index], jax.device_put(experiment.dataset.train)
+            for _ in range(12):
+                state, rows = run(state, own, jnp.int32(plan.steps_per_epoch))
+                want.append(jax.device_get(rows))
+            for name in want[0]:
+                np.testing.assert_allclose(
+                    [rows[name][index] for rows in got],
+                    [rows[name] for rows in want],
+                    rtol=1e-10,
+                    err_msg=name,
+                )
+            for name, kernel in models.kernels(state.params).items():
+                mine = np.asarray(states.params[name]["kernel"][index])
+                np.testing.assert_array_equal(mine == 0, np.asarray(kernel) == 0)
+                np.testing.assert_allclose(mine, kernel, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_in_float32_the_first_steps_are_equal_and_the_end_is_within_seed_spread(finished, tmp_path):
+    configs = _configs()
+    summaries = [train.train_and_evaluate(c, tmp_path / str(i)) for i, c in enumerate(configs)]
+    accuracies = [summary["metrics"]["validation/accuracy"] for summary in summaries]
+    spread = max(accuracies) - min(accuracies)
+    assert spread > 0
+    for index, summary in enumerate(summaries):
+        alone, mine = tmp_path / str(index), finished / str(index)
+        _, want = metrics.column(metrics.read_metrics(alone), "train/loss")
+        _, got = metrics.column(metrics.read_metrics(mine), "train/loss")
+        np.testing.assert_allclose(got[:10], want[:10], rtol=1e-5)
+        stored = json.loads((mine / "summary.json").read_text())
+        assert abs(stored["metrics"]["validation/accuracy"] - accuracies[index]) <= spread
+        assert set(stored) == set(summary) | {"time/together"}
+        for name in ("effective", "weights", "config_sha256", "data_sha256", "num_examples"):
+            assert stored[name] == summary[name]
+        assert (mine / "config.json").read_text() == (alone / "config.json").read_text()
+        assert [sorted(line) for line in _timeless(mine)] == [
+            sorted(line) for line in _timeless(alone)
+        ]
+
+
+def test_a_run_of_them_is_accepted_as_a_lone_one(finished):
+    config, directory = _configs()[2], finished / "2"
+    before = (directory / "metrics.jsonl").read_bytes()
+    stored = json.loads((directory / "summary.json").read_text())
+    assert train.train_and_evaluate(config, directory) == stored
+    assert (directory / "metrics.jsonl").read_bytes() == before
+
+
+def test_thresholds_are_products_rounded_once(finished, compiled):
+    configs, whole, _ = compiled
+    experiments = together.prepare_together(configs)
+    numbers = together.make_lanes(experiments, whole).numbers
+    exact = np.float32(7e-3 * 6.0)
+    assert exact != np.float32(7e-3) * np.float32(6.0), "the test says nothing"
+    assert numbers["threshold.conv"][0] == exact
+    with Checkpoints(finished / "0" / "checkpoints") as checkpoints:
+        _, state = checkpoints.restore(experiments[0].state_shapes)
+    weights = np.abs(np.asarray(state.params["conv1"]["kernel"]))
+    assert weights[weights > 0].min() >= exact
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", [2, 7])
+def test_killed_between_the_saves_of_two_runs_all_end_with_the_same_bits(
+    saves, finished, compiled, tmp_path, monkeypatch
+):
+    configs, whole, program = compiled
+    save, count = Checkpoints.save, 0
+
+    def save_some(self, step, state):
+        nonlocal count
+        count += 1
+        if count > saves:
+            raise _KilledError
+        save(self, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_some)
+        with pytest.raises(_KilledError):
+            together.train_together(_runs(configs, tmp_path), whole, program)
+    steps_saved = [
+        Checkpoints(tmp_path / str(index) / "checkpoints").steps() for index in range(len(configs))
+    ]
+    assert len({tuple(found) for found in steps_saved}) == 2, "some are further on than others"
+    together.train_together(_runs(configs, tmp_path), whole, program)
+    for index in range(len(configs)):
+        mine, reference = tmp_path / str(index), finished / str(index)
+        assert _digests(mine) == _digests(reference)
+        assert _timeless(mine) == _timeless(reference)
+
+
+def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path, monkeypatch):
+    """One is finished, one is an epoch and a half ahead, and two are to begin."""
+    configs, whole, program = compiled
+    runs = _runs(configs, tmp_path)
+    train.train_and_evaluate(configs[0], tmp_path / "0")
+    summary = (tmp_path / "0" / "summary.json").read_bytes()
+    experiment = runs[1].experiment
+    state, _ = train.compile_train_steps(experiment)(
+        train.initial_state(experiment), jax.device_put(experiment.dataset.train), jnp.int32(8)
+    )
+    folder = tmp_path / "1"
+    digest = data.digest(experiment.dataset)
+    with (
+        train.open_workdir(folder, configs[1], digest),
+        Checkpoints(folder / "checkpoints") as checkpoints,
+    ):
+        checkpoints.save(8, state)
+    together.train_together(runs, whole, program)
+    assert (tmp_path / "0" / "summary.json").read_bytes() == summary
+    lines = metrics.read_metrics(folder)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(9, 145))
+    for index in (2, 3):
+        assert _digests(tmp_path / str(index)) == _digests(finished / str(index))
+
+
+def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
+    finished, compiled, tmp_path
+):
+    configs, whole, program = compiled
+    configs = list(configs)
+    configs[1] = with_overrides(configs[1], {"optimizer.learning_rate": 1e25})
+    runs = _runs(configs, tmp_path)
+    together.train_together(runs, whole, program)
+    assert "loss is not finite at step 2" in together.read_diverged(tmp_path / "1")
+    assert not (tmp_path / "1" / "summary.json").exists()
+    assert Checkpoints(tmp_path / "1" / "checkpoints").steps() == []
+    for index in (0, 2, 3):
+        assert _digests(tmp_path / str(index)) == _digests(finished / str(index))
+        assert _timeless(tmp_path / str(index)) == _timeless(finished / str(index))
+    assert all(map(together.is_over, runs))
+    before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
+    together.train_together(runs, whole, program)
+    assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
+    config = with_overrides(tiny_config.get_config(), BASE | {"data.examples": 800, "seed": 7})
+    experiment, whole = train.prepare(config), together.undivided(config)
+    kept, held_out = together.divided_rows(experiment, whole)
+    for rows, split in (
+        (kept, experiment.dataset.train),
+        (held_out, experiment.dataset.validation),
+    ):
+        np.testing.assert_array_equal(whole.train.images[rows], split.images)
+        np.testing.assert_array_equal(whole.train.labels[rows], split.labels)
+    assert len(held_out) == 200
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_traced_seed_gives_the_keys_of_the_configured_one(seed):
+    traced = jax.jit(lambda seed: jax.random.key_data(steps.key_for(seed, steps.ORDER, 3)))
+    want = jax.random.key_data(steps.key_for(seed, steps.ORDER, 3))
+    np.testing.assert_array_equal(traced(np.uint32(seed)), want)
+
+
+def test_what_one_program_trains():
+    base = with_overrides(tiny_config.get_config(), BASE)
+
+    def key(**changes):
+        return together.program_key(with_overrides(base, changes))
+
+    assert len({together.program_key(config) for config in _configs()}) == 1
+    for other in (
+        {"model.alpha": 5},
+        {"train.batch_size": 64},
+        {"optimizer.momentum": 0.0},
+        {"optimizer.weight_decay": 1e-4},
+        {"optimizer.name": "sgd"},
+        {"data.crop": 0},
+    ):
+        assert key(**other) != key(), other
