@@ -5,8 +5,9 @@
 For each network, K settings of β-lasso: an epoch of all of them by one vmapped program, against an
 epoch of each in turn, in one process, by a program that is compiled once (the same one, of one
 lane) and by that of a lone run. The three take turns, so that the machine's speed, which drifts, is
-the same for all; ratios are medians of the ratios of a turn. Then whole runs, from the first step
-to the summary, with evaluation, logging and checkpoints, compiled beforehand.
+the same for all; ratios are medians of the ratios of a turn, of wall time and of the processor time
+of the process, which other work on the machine disturbs less. Then whole runs, from the first step
+to the summary, with evaluation, logging and checkpoints; programs compiled beforehand.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lconv_jax import config as config_lib
 from lconv_jax import together, train
 from lconv_jax.experiments.runs import with_overrides
 
-_TOGETHER = flags.DEFINE_list("together", ["2", "8"], "Numbers of settings.")
+_TOGETHER = flags.DEFINE_list("together", ["8"], "Numbers of settings.")
 _CASES = flags.DEFINE_list("cases", None, "Some of the cases; all by default.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns that each program takes.", lower_bound=3)
 _WHOLE = flags.DEFINE_integer("whole", 3, "Turns of whole runs; 0: none.", lower_bound=0)
@@ -38,6 +39,7 @@ _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.cro
 _DIGITS = {"data.name": "digits", "data.validation": 200, "data.crop": 1, "train.batch_size": 128}
 CASES: dict[str, dict[str, Any]] = {
     "digits s_fc α=4": _DIGITS | {"model.alpha": 4},
+    "digits s_fc α=16": _DIGITS | {"model.alpha": 16},
     "fashion_mnist_small s_fc α=2": _SMALL | {"model.alpha": 2},
     "fashion_mnist_small s_fc α=8": _SMALL | {"model.alpha": 8},
     "fashion_mnist_small s_conv α=8": _SMALL | {"model.name": "s_conv", "model.alpha": 8},
@@ -96,17 +98,21 @@ def measure(changes: dict[str, Any], count: int, rounds: int, whole_rounds: int)
         jax.block_until_ready(rows)
 
     seconds: dict[str, list[float]] = {how: [] for how in states}
+    processor: dict[str, list[float]] = {how: [] for how in states}
     for turn in range(rounds + 1):  # one turn of warm-up
         for how in states:
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), time.process_time()
             advance(how)
             if turn:
                 seconds[how].append((time.perf_counter() - begun) / plan.steps_per_epoch)
+                processor[how].append(time.process_time() - cpu_begun)
     result = {
         "runs": count,
         "steps of all runs together, ms": 1e3 * statistics.median(seconds["together"]),
         "in turn / together": _ratio(seconds["in turn"], seconds["together"]),
         "lone / together": _ratio(seconds["lone"], seconds["together"]),
+        "in turn / together, processor time": _ratio(processor["in turn"], processor["together"]),
+        "lone / together, processor time": _ratio(processor["lone"], processor["together"]),
         "bytes": together.bytes_needed(all_),
         "compiled in, s": compile_seconds,
     }
@@ -145,7 +151,7 @@ def main(argv: list[str]) -> None:
         "jax": jax.__version__,
         "cases": {},
     }
-    columns = ("runs", "step of all, ms", "in turn / together", "lone / together", "whole runs")
+    columns = ("runs", "step of all, ms", "in turn / together", "processor", "whole runs")
     grid = table.Table("network", *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
@@ -158,7 +164,7 @@ def main(argv: list[str]) -> None:
                 str(count),
                 f"{found['steps of all runs together, ms']:.2f}",
                 f"{found['in turn / together']:.2f}",
-                f"{found['lone / together']:.2f}",
+                f"{found['in turn / together, processor time']:.2f}",
                 f"{found.get('whole runs, in turn / together', float('nan')):.2f}",
             )
             if _OUT.value:

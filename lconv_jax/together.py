@@ -32,6 +32,9 @@ from lconv_jax.state import TrainState
 from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
 
 DIVERGED_FILE = "diverged.json"
+_ANY_NUMBER = 2**31
+# A forward pass of a batch below which runs gain by training together on a CPU.
+_CPU_FLOPS = 1e7
 # Keys that runs of one program may differ in; momentum and weight decay where none is 0.
 NUMBERS = frozenset(
     {
@@ -193,8 +196,20 @@ def bytes_available() -> int:
 
 
 def worthwhile(experiment: train.Experiment) -> int:
-    """The most runs that one program should train, whatever memory there is."""
-    return 2**31
+    """The most runs that one program should train, were there memory for any number.
+
+    On a CPU, where a batched product is no faster than one after the other, only networks so small
+    that the time goes into calling operations gain (docs/sweep.md).
+    """
+    if jax.default_backend() != "cpu":
+        return _ANY_NUMBER
+    model, shapes = experiment.model, experiment.state_shapes
+    size = experiment.config.train.batch_size
+    images = jax.ShapeDtypeStruct((size, *experiment.dataset.image_shape), jnp.float32)
+    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    lowered = jax.jit(functools.partial(model.apply, train=False)).lower(variables, images)
+    costs: Any = lowered.cost_analysis()
+    return _ANY_NUMBER if costs["flops"] < _CPU_FLOPS else 1
 
 
 def is_over(run: Run) -> bool:

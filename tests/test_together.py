@@ -271,3 +271,12 @@ def test_what_one_program_trains():
         {"data.crop": 0},
     ):
         assert key(**other) != key(), other
+
+
+def test_on_a_cpu_only_small_networks_train_together():
+    small, large = (
+        train.prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
+        for alpha in (4, 32)
+    )
+    assert together.worthwhile(small) > 1000
+    assert together.worthwhile(large) == (1 if jax.default_backend() == "cpu" else 2**31)
