@@ -249,8 +249,8 @@ def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> No
       train.Stopped: after SIGTERM or SIGINT, once the states are saved.
     """
     with contextlib.ExitStack() as stack:
-        lanes = [_open(stack, run, index) for index, run in enumerate(runs)]
         signals = stack.enter_context(train.deferred_signals())
+        lanes = [_open(stack, run, index) for index, run in enumerate(runs)]
         _train(lanes, whole, program, signals)
 
 
