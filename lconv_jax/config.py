@@ -255,11 +255,11 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the keys that decide what a run computes."""
+    """SHA-256 (hex) of the keys that decide what a run computes and are not at their defaults."""
     kept = {
         name: type(KEYS[name].default)(value) if name in KEYS else value  # 10 is 10.0
         for name, value in flatten(config)
-        if not is_free(name)
+        if not is_free(name) and (name not in KEYS or value != KEYS[name].default)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
