@@ -61,6 +61,6 @@ class CompileClock:
     def __exit__(self, *exc: object) -> None:
         monitoring.unregister_event_duration_listener(self._note)
 
-    def _note(self, event: str, duration: float, **_: object) -> None:
+    def _note(self, event: str, duration_secs: float, **_: object) -> None:
         if event == _COMPILED:
-            self.seconds += duration
+            self.seconds += duration_secs

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lconv_jax import rendezvous
 from lconv_jax.config import ConfigError
 
 _T = TypeVar("_T")
@@ -48,35 +49,28 @@ def initialize(
         )
     if not detect:
         _check(coordinator_address, num_processes, process_id)
-        if coordinator_address is None:
+        if coordinator_address is None or num_processes is None or process_id is None:
             return
+        rendezvous.meet(coordinator_address, num_processes, process_id, timeout)
     # What the CPU's processes talk with; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(*given, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        where = f"process {process_id} of {num_processes} at {coordinator_address}"
         raise ConfigError(
-            f"{'--distributed' if detect else where}: the processes did not find together within "
-            f"{timeout} s ({_first_line(error)}). Start as many as --num_processes says, each with "
-            "its own --process_id from 0, and with the address at which all reach process 0"
+            f"the processes did not find together ({_first_line(error)}). Without Cloud TPU, Slurm "
+            "or Open MPI, give --coordinator_address, --num_processes and --process_id to each"
         ) from error
 
 
 def _check(address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    given = {
-        "--coordinator_address": address,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    if address is None and num_processes is None and process_id is None:
         return
-    if missing:
+    if address is None or num_processes is None or process_id is None:
         raise ConfigError(
-            f"{' and '.join(missing)} must be given too: {', '.join(given)} go together"
+            "--coordinator_address, --num_processes and --process_id go together: give all three, "
+            "or none"
         )
-    assert address is not None and num_processes is not None and process_id is not None
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--coordinator_address={address} must be host:port of process 0")

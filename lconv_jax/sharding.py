@@ -117,7 +117,7 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        name = "/".join(names[:-2] + [names[-2].removeprefix("bn_")]) if len(names) > 1 else ""
+        name = "/".join([*names[:-2], names[-2].removeprefix("bn_")]) if len(names) > 1 else ""
         spec = specs.get(name, P())
         if spec and leaf.shape == shapes[name]:
             return NamedSharding(mesh, spec)
