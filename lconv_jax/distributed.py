@@ -166,6 +166,13 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether an error of JAX is that another process no longer answers, on any kind of device."""
+    words = ("gloo", "nccl", "coordination", "peer", "connection", "heartbeat")
+    text = str(error).lower()
+    return jax.process_count() > 1 and any(word in text for word in words)
+
+
 def leave(status: int) -> None:
     """Ends the process; the others end too, and do not wait for what will not come."""
     if jax.process_count() > 1:
