@@ -24,8 +24,8 @@ from ml_collections import config_flags
 from rich import box, console
 from rich import table as rich_table
 
-from lconv_jax import config as config_lib
 from lconv_jax import cache, data, together, train
+from lconv_jax import config as config_lib
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
 from lconv_jax.experiments.runs import with_overrides
