@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from lconv_jax import data, evaluate, export, mdl, steps
+from lconv_jax import data, distributed, evaluate, export, mdl, steps
 from lconv_jax.mdl.quantize import quantize
 
 # Largest levels that are tried for all layers at once, before layers are tried one by one.
@@ -100,7 +100,7 @@ def export_state(
     statistics = make(model, steps.make_augment(config), arrange, config.train.batch_size, mesh)
     key = steps.key_for(config.seed, steps.STATISTICS, int(state.step))
     stats = statistics(state.params, state.batch_stats, dataset.train.images, key)
-    variables = jax.device_get({"params": state.params, "batch_stats": stats})
+    variables = distributed.fetch({"params": state.params, "batch_stats": stats})
     network = export.export(model, variables, dataset.image_shape, input_code="centred")
     if dataset.train.images.dtype != np.uint8:
         network = network._replace(input_code="fixed")

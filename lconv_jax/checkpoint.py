@@ -17,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from lconv_jax import distributed
+
 DAMAGED = "damaged"
 _STATE, _DIGESTS = "state", "digests"
 
@@ -28,7 +30,8 @@ class CheckpointError(OSError):
 class Checkpoints:
     """The checkpoints of one run, in `directory`/<step>/; the newest `keep` are kept.
 
-    Use as a context manager. `save` returns once the checkpoint is on disk.
+    Use as a context manager. `save` returns once the checkpoint is on disk. With several
+    processes all call `save` and `restore`, and see one directory.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
@@ -85,6 +88,24 @@ class Checkpoints:
           CheckpointError: if there are checkpoints but none verifies; or if one holds a state of
             another structure (written by other versions of the code, say), which stays in place.
         """
+        if jax.process_count() == 1:
+            return self._restore_newest(like)
+        # Damage met by one process only would leave the others waiting in the middle of a read:
+        # the first one looks for what verifies, alone, and then all read that.
+        sound = distributed.together(lambda: self._newest_sound(like))
+        step = int(distributed.from_first(str(sound)))
+        return (step, self.restore_step(step, like)) if step >= 0 else None
+
+    def _newest_sound(self, like: Any) -> int:
+        """The newest step that verifies, or −1, in the first process; −1 in the others."""
+        if not distributed.is_first():
+            return -1
+        # Not in memory, whatever their shape: they say that NumPy arrays are wanted.
+        empty = jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), like)
+        restored = self._restore_newest(empty)
+        return restored[0] if restored else -1
+
+    def _restore_newest(self, like: Any) -> tuple[int, Any] | None:
         found = self.steps()
         for step in reversed(found):
             try:
@@ -111,7 +132,9 @@ class Checkpoints:
           ValueError: a leaf has another digest than it had.
         """
         path = os.path.join(self.directory, str(step))
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        options = _participants(like)
+        handler = ocp.JsonCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
             stored = reader.restore(os.path.join(path, _DIGESTS))
         names = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)}
         other = sorted(names ^ set(stored))
@@ -121,7 +144,7 @@ class Checkpoints:
                 "the two only. It was written by other versions of the code: use those, or start "
                 "in another --workdir"
             )
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=options) as reader:
             state = reader.restore(os.path.join(path, _STATE), _fields(like))
         if dataclasses.is_dataclass(like) and not isinstance(like, type):
             state = dataclasses.replace(like, **state)
@@ -155,6 +178,16 @@ def _fields(state: Any) -> Any:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _participants(like: Any) -> ocp.options.MultiprocessingOptions:
+    """All processes read what lies on their devices; one alone reads NumPy arrays."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(like)):
+        return ocp.options.MultiprocessingOptions()
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix="alone"
+    )
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
@@ -162,8 +195,8 @@ def _first_line(error: Exception) -> str:
 def leaf_digests(state: Any) -> dict[str, str]:
     """SHA-256 (hex) of each leaf's type, shape and bytes, by its path in the tree."""
     digests = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
-        array = np.ascontiguousarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.ascontiguousarray(distributed.fetch(leaf))
         head = f"{array.dtype} {array.shape}\n".encode()
         digests[jax.tree_util.keystr(path)] = hashlib.sha256(head + array.tobytes()).hexdigest()
     return digests

@@ -1,19 +1,39 @@
-"""Trains one configuration: `python -m lconv_jax.main --config=FILE --workdir=DIRECTORY`."""
+"""Trains one configuration: `python -m lconv_jax.main --config=FILE --workdir=DIRECTORY`.
+
+With several processes each runs this command; docs/devices.md says how they find together.
+"""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lconv_jax import train
+from lconv_jax import cache, distributed, train
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; override with --config.group.key=value."
 )
 flags.DEFINE_string("workdir", None, "Run directory; a run found there is continued.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    cache.default_directory(),
+    "Folder that compiled programs are kept in; empty: compile anew each time.",
+)
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, where several processes find together."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Find the other processes by what Cloud TPU, Slurm or Open MPI says."
+)
+_TIMEOUT = flags.DEFINE_integer(
+    "distributed_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -23,8 +43,12 @@ def main(argv: list[str]) -> None:
     workdir: str = flags.FLAGS.workdir
     logging.set_verbosity(logging.WARNING)
     with errors_in_a_line():
+        processes = _ADDRESS.value, _PROCESSES.value, _PROCESS.value
+        distributed.initialize(*processes, detect=_DISTRIBUTED.value, timeout=_TIMEOUT.value)
+        cache.enable(CACHE.value)
         summary = train.train_and_evaluate(CONFIG.value, workdir)
-    print(report(summary, workdir))
+    if distributed.is_first():
+        print(report(summary, workdir))
 
 
 @contextlib.contextmanager
@@ -33,15 +57,27 @@ def errors_in_a_line() -> Iterator[None]:
     try:
         yield
     except train.Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if distributed.is_first():
+            print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except (ValueError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(
+        print(
             f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
-            "same command continues the run"
+            "same command continues the run",
+            file=sys.stderr,
         )
+        distributed.leave(1)
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        print(
+            f"error: another process is gone ({str(error).splitlines()[0][:200]})\nwhat was saved "
+            "is kept; the same commands, for all processes, continue the run",
+            file=sys.stderr,
+        )
+        distributed.leave(1)
 
 
 def report(summary: dict[str, Any], workdir: str) -> str:

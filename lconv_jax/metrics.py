@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboardX import SummaryWriter
 
-from lconv_jax import mdl
+from lconv_jax import distributed, mdl
 
 METRICS_FILE = "metrics.jsonl"
 # A histogram of more weights than this looks the same and takes seconds of the host's time.
@@ -46,7 +46,7 @@ class MetricsWriter:
         """Adds a histogram of each layer's non-zero weights and an image of filters [H, W, 3]."""
         for name, kernel in layers.items():
             stride = max(1, kernel.size // _HISTOGRAM_SIZE)
-            weights = np.asarray(kernel.reshape(-1)[::stride])
+            weights = distributed.fetch(kernel.reshape(-1)[::stride])
             weights = weights[weights != 0]
             if weights.size:
                 self.board.add_histogram(f"weights/{name}", weights, step)

@@ -1,4 +1,4 @@
-"""The live progress line; silent where there is no terminal."""
+"""The live progress line; silent where there is no terminal, and on all processes but the first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from rich import console, progress
 
+from lconv_jax import distributed
+
 
 @contextlib.contextmanager
 def make_progress(
@@ -15,6 +17,7 @@ def make_progress(
 ) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
     """A line on standard error; yields the function (step, last metrics) that brings it forward."""
     terminal = console.Console(stderr=True)
+    hidden = not (terminal.is_terminal and distributed.is_first())
     columns = (
         progress.TextColumn("epoch {task.fields[epoch]:.0f}"),
         progress.BarColumn(),
@@ -24,7 +27,7 @@ def make_progress(
         progress.TextColumn("eta"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
+    with progress.Progress(*columns, console=terminal, disable=hidden) as bar:
         task = bar.add_task("", total=total_steps, epoch=0, text="compiling")
 
         def show(step: int, last: Mapping[str, Any]) -> None:

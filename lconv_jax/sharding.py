@@ -1,12 +1,22 @@
-"""One mesh for one device or many: batches are split on "data", wide matrices on "model"."""
+"""One mesh for one device or many: batches are split on "data", wide matrices on "model".
 
+Along "model" a matrix is split by the units that it computes or by those that it reads, whichever
+sends less: docs/devices.md counts the bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from lconv_jax import models
 
 # Splitting a small matrix costs more in communication than it saves in memory.
 MIN_SPLIT_SIZE = 2**16
@@ -16,7 +26,8 @@ def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
     """A ("data", "model") mesh over the first data × model devices; data = −1 takes all.
 
     Raises:
-      ValueError: if there are not that many devices, or they do not divide evenly.
+      ValueError: if there are not that many devices, or they do not divide evenly; or if a
+        process would have none of them.
     """
     available = jax.device_count()
     if data == -1:
@@ -29,25 +40,92 @@ def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
         raise ValueError(
             f"config.sharding asks for {data} × {model} devices; there are {available}"
         )
+    if data * model < available and jax.process_count() > 1:
+        raise ValueError(
+            f"config.sharding asks for {data} × {model} of the {available} devices of "
+            f"{jax.process_count()} processes; several processes must use all their devices. Set "
+            "config.sharding.data to −1"
+        )
     devices = jax.devices()[: data * model]
     return jax.make_mesh((data, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
 
 
-def leaf_spec(shape: tuple[int, ...], model: int) -> P:
-    """The partition of one array: output units of a wide weight over "model", else replicated.
+def kernel_specs(params: Any, model: int) -> dict[str, P]:
+    """How each layer's kernel is split over `model` devices, by the names of `models.kernels`.
 
-    It depends on the shape alone, so that an optimizer's moments lie where their weights do.
+    A kernel of fewer than `MIN_SPLIT_SIZE` weights, or whose sides `model` does not divide, is on
+    every device. Kernels of convolutions are split by output channels. Matrices are split by
+    columns (the units they compute) or by rows (the units they read) in the way that sends the
+    fewest numbers an example, forward and backward.
     """
-    divides = model > 1 and len(shape) >= 2 and shape[-1] % model == 0
-    if divides and math.prod(shape) >= MIN_SPLIT_SIZE:
-        return P(*[None] * (len(shape) - 1), "model")
-    return P()
+    kernels = models.kernels(params)
+    choices = [_choices(tuple(kernel.shape), model) for kernel in kernels.values()]
+    shapes = [tuple(kernel.shape) for kernel in kernels.values()]
+    best = min(itertools.product(*choices), key=lambda axes: numbers_sent(shapes, axes))
+    return {
+        name: P() if axis is None else P(*("model" if i == axis else None for i in range(rank)))
+        for name, axis, rank in zip(kernels, best, map(len, shapes), strict=True)
+    }
 
 
-def tree_sharding(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-    """A tree of `NamedSharding`, by `leaf_spec`, for a tree of arrays or shapes."""
-    model = mesh.shape["model"]
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, leaf_spec(leaf.shape, model)), tree)
+def _choices(shape: tuple[int, ...], model: int) -> list[int | None]:
+    """The axes along which a kernel may be split; [None] if it is not to be."""
+    if model == 1 or math.prod(shape) < MIN_SPLIT_SIZE:
+        return [None]
+    axes = [1, 0] if len(shape) == 2 else [len(shape) - 1]
+    return [axis for axis in axes if shape[axis] % model == 0] or [None]
+
+
+def numbers_sent(shapes: Sequence[tuple[int, ...]], axes: Sequence[int | None]) -> int:
+    """Numbers that each device sends an example, over (k − 1) / k, for matrices split over k.
+
+    Gathering the parts of n numbers sends n, summing n numbers of which each device has a part
+    2 · n (bandwidth-optimal algorithms). Layers that are no matrices count as if they were not
+    split.
+
+    Args:
+      shapes: of the kernels, first layer to last; a matrix is (inputs, outputs).
+      axes: 1 if a kernel is split by columns, 0 if by rows, None if it is not split.
+    """
+    sent, whole = 0, True  # whether each device has all inputs of the layer
+    for layer, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
+        if len(shape) != 2:
+            whole = True
+            continue
+        inputs, outputs = shape
+        if axis == 1:
+            # Inputs are gathered; their gradient is a sum over the units of all devices.
+            sent += (0 if whole else inputs) + (2 * inputs if layer else 0)
+        elif axis == 0:
+            # Outputs are sums over the inputs of all devices; gradients of inputs are gathered
+            # where the layer before needs all of them.
+            sent += 2 * outputs + (inputs if whole and layer else 0)
+        elif not whole:
+            sent += 2 * outputs
+        whole = axis != 1
+    return sent
+
+
+def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
+    """A tree of `NamedSharding` for a training state, or one of its shapes.
+
+    What belongs to a weight lies where the weight does, and what belongs to a unit (normalisation,
+    its statistics, a bias) where its column does, in the parameters as in the optimizer's moments.
+    """
+    specs = kernel_specs(state.params, mesh.shape["model"])
+    shapes = {name: kernel.shape for name, kernel in models.kernels(state.params).items()}
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        name = "/".join([*names[:-2], names[-2].removeprefix("bn_")]) if len(names) > 1 else ""
+        spec = specs.get(name, P())
+        if spec and leaf.shape == shapes[name]:
+            return NamedSharding(mesh, spec)
+        if spec and spec[-1] and leaf.shape == shapes[name][-1:]:
+            return NamedSharding(mesh, P("model"))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from lconv_jax import models
+from lconv_jax import distributed, models
 from lconv_jax.models import layers
 from lconv_jax.models.families import ConvFamily
 from lconv_jax.models.three_fc import ThreeFC
@@ -125,7 +125,7 @@ def dead_units(
     found = _dead_units(
         hidden, state.params, optax.tree.get(state.opt_state, "trace"), limits, frozen
     )
-    return {name: np.asarray(dead) for name, dead in jax.device_get(found).items()}
+    return {name: np.asarray(dead) for name, dead in distributed.fetch(found).items()}
 
 
 @functools.partial(jax.jit, static_argnames=("hidden", "frozen"))

@@ -24,8 +24,8 @@ from ml_collections import config_flags
 from rich import box, console
 from rich import table as rich_table
 
+from lconv_jax import cache, data, together, train
 from lconv_jax import config as config_lib
-from lconv_jax import data, together, train
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
 from lconv_jax.experiments.runs import with_overrides
@@ -324,6 +324,7 @@ def main(argv: list[str]) -> None:
         f"--config.{key}={shown(value)}"
         for key, value in config_flags.get_override_values(flag).items()
     ]
+    cache.enable(main_lib.CACHE.value)
     with main_lib.errors_in_a_line():
         result = run(
             main_lib.CONFIG.value,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +23,10 @@ from numpy.typing import NDArray
 
 from lconv_jax import (
     analysis,
+    cache,
     certify,
     data,
+    distributed,
     evaluate,
     metrics,
     models,
@@ -122,7 +126,7 @@ def _laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
-        sharding.tree_sharding(mesh, shapes),
+        sharding.state_sharding(mesh, shapes),
     )
 
 
@@ -131,6 +135,8 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
 
     Writes config.json, metrics.jsonl, TensorBoard events, checkpoints/<step>/, filters.png and
     summary.json. A run that was stopped or killed and is called again ends with the same bits.
+    With several processes (see `distributed`) all call this; the first one writes, and `workdir`
+    is on a file system that all see, for the checkpoints.
 
     Raises:
       ConfigError, DataError: before anything is compiled or written.
@@ -138,17 +144,23 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     started = time.monotonic()
-    experiment = prepare(config)
+    experiment = distributed.together(lambda: prepare(config))
+    digest = data.digest(experiment.dataset)
+    # Where the data are may differ from host to host.
+    same = {k: v for k, v in config_lib.flatten(config) if k != "data.data_dir"}
+    distributed.check_same("configuration or data", f"{sorted(same.items())} {digest}")
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(
-            open_workdir(workdir, config, data.digest(experiment.dataset))
+        compiling = stack.enter_context(cache.CompileClock())
+        directory = distributed.together(
+            lambda: stack.enter_context(_claim(workdir, config, digest))
         )
+        shared = distributed.from_first(directory)
         checkpoints = stack.enter_context(
-            Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
+            Checkpoints(os.path.join(shared, CHECKPOINTS), config.checkpoint.keep)
         )
         signals = stack.enter_context(deferred_signals())
         step, state = checkpoints.restore(stored_shapes(experiment)) or (0, None)
-        summary = read_summary(directory)
+        summary = json.loads(distributed.from_first(json.dumps(read_summary(directory))))
         if step == experiment.plan.total_steps and summary is not None:
             return summary
         if state is None:
@@ -160,8 +172,18 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         state = _train(experiment, step, state, writer, checkpoints, signals, started)
         summary = summarise(experiment, state, writer.last, directory)
         summary["time/wall_seconds"] = time.monotonic() - started
+        summary["time/compile_seconds"] = compiling.seconds
         summary["resumed_at_step"] = step
         return write_summary(directory, summary)
+
+
+def _claim(
+    workdir: str | os.PathLike[str], config: Any, digest: str
+) -> contextlib.AbstractContextManager[str]:
+    """The run directory, for the process that writes it; for others one that goes away again."""
+    if distributed.is_first():
+        return open_workdir(workdir, config, digest)
+    return tempfile.TemporaryDirectory()
 
 
 def initial_state(experiment: Experiment) -> TrainState:
@@ -301,7 +323,7 @@ def _train(
         return state
     everywhere = sharding.replicated(experiment.mesh)
     splits = {
-        name: split if data.is_streamed(split) else jax.device_put(split, everywhere)
+        name: split if data.is_streamed(split) else distributed.put(split, everywhere)
         for name in ("train", "validation", "test")
         for split in [getattr(experiment.dataset, name)]
     }
@@ -322,10 +344,9 @@ def _train(
             begun = time.monotonic()
             batches, most = feed(step)
             count = min(per_epoch - step % per_epoch, limit, most)
-            state, on_device = run_steps(state, batches, jnp.int32(count))
+            state, on_device = run_steps(state, batches, np.int32(count))
             fetched = jax.device_get(on_device)
             seconds = time.monotonic() - begun
-            limit = max(1, int(SECONDS_PER_CALL * count / seconds))
 
             last = write_steps(experiment, fetched, step, count, saved, writer)
             step += count
@@ -353,12 +374,15 @@ def _train(
                 run_evaluation = compile_evaluation(current)
                 expand = make_expand(experiment, current)
                 writer.write(step, {f"units/{name}": len(index) for name, index in kept.items()})
-            if finished or signals or step % (per_epoch * config.checkpoint.every_epochs) == 0:
+            # All processes stop where one is told to, and take calls of one length.
+            signum, slowest = distributed.highest(signals[0] if signals else 0, seconds)
+            limit = max(1, int(SECONDS_PER_CALL * count / slowest))
+            if finished or signum or step % (per_epoch * config.checkpoint.every_epochs) == 0:
                 writer.flush()
                 checkpoints.save(step, expand(state))
                 saved = step
-            if signals and not finished:
-                raise Stopped(signals[0], step)
+            if signum and not finished:
+                raise Stopped(int(signum), step)
     return expand(state)
 
 
@@ -430,7 +454,7 @@ def evaluate_splits(
 def describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
     """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
     config, dataset, model, _, mesh, _ = experiment
-    network = certify.export_state(config, model, dataset, mesh, state)
+    network = certify.export_state(config, model, dataset, mesh, distributed.fetch(state))
     _, certificate = certify.shortest_description(
         network, dataset.train, config.log.delta, depths=_DEPTHS, refine=False
     )
@@ -493,7 +517,7 @@ def _first(kernels: Mapping[str, Any]) -> Any:
 def _first_filters(experiment: Experiment, kernel: jax.Array) -> NDArray[np.float32]:
     """First-layer filters [units, H, W, C] as images, the permutation of pixels undone."""
     stride = -(-kernel.shape[-1] // _SHOWN_UNITS)
-    weights = _unpermuted(experiment, np.asarray(kernel[..., ::stride]))
+    weights = _unpermuted(experiment, distributed.fetch(kernel[..., ::stride]))
     return analysis.first_layer_filters(weights, experiment.dataset.image_shape)
 
 
@@ -524,7 +548,7 @@ def summarise(
         "data_sha256": data.digest(experiment.dataset),
     }
     if first.ndim == 2:
-        weights = _unpermuted(experiment, np.asarray(first))
+        weights = _unpermuted(experiment, distributed.fetch(first))
         image_shape = experiment.dataset.image_shape
         found = [analysis.locality(weights, image_shape, min_nonzeros=least) for least in (1, 10)]
         summary["locality"] = [each._asdict() for each in found if each.units]

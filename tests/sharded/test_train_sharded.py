@@ -48,7 +48,8 @@ def test_wide_matrices_and_their_momentum_are_split_over_the_model_axis():
     state, _ = _after_steps(4, 2)
     kernel = state.params["conv1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (64, 512)
-    assert state.params["bn_conv1"]["scale"].sharding.is_fully_replicated
+    assert state.params["bn_conv1"]["scale"].addressable_shards[0].data.shape == (512,)
+    assert state.params["bn_fc1"]["scale"].sharding.is_fully_replicated
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
     assert moments
     assert all(moment.sharding == kernel.sharding for moment in moments)

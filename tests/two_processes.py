@@ -1,0 +1,53 @@
+"""Run by test_distributed.py in each of two processes: trains in float64, with each of two layouts.
+
+    python -m tests.two_processes PORT PROCESS_ID DIRECTORY
+
+The first process writes each layout's losses, and digests of what all processes hold together.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lconv_jax import checkpoint, distributed, sharding, steps, train
+from tests import tiny_config
+
+EPOCHS = 4
+
+
+def losses_and_digests(data, model):
+    """Of a few epochs over data × model devices."""
+    sharding.MIN_SPLIT_SIZE = 2**12
+    config = tiny_config.get_config()
+    config.model.alpha = 16
+    config.sharding.data, config.sharding.model = data, model
+    experiment = train.prepare(config)
+    wide = experiment.model.clone(dtype=jnp.float64)
+    shape = experiment.dataset.image_shape
+    make = steps.make_initial_state(config, wide, experiment.plan, shape)
+    shapes = train._laid_out(experiment.mesh, jax.eval_shape(make))
+    experiment = experiment._replace(model=wide, state_shapes=shapes)
+    run, state = train.compile_train_steps(experiment), train.initial_state(experiment)
+    digests = checkpoint.leaf_digests(state)
+    split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))
+    losses = []
+    for _ in range(EPOCHS):
+        state, rows = run(state, split, np.int32(experiment.plan.steps_per_epoch))
+        losses += np.asarray(rows["train/loss"]).tolist()
+    return losses, digests
+
+
+def main(port, process_id, directory):
+    jax.config.update("jax_enable_x64", True)
+    distributed.initialize(f"localhost:{port}", 2, int(process_id), timeout=120)
+    found = {f"{data}x{model}": losses_and_digests(data, model) for data, model in [(2, 1), (1, 2)]}
+    if distributed.is_first():
+        pathlib.Path(directory, "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
