@@ -54,11 +54,9 @@ def _copy(state):
     "changes",
     [
         {},
-        {"model__dropout": 0.2},
-        {"optimizer__momentum": 0.5},
+        {"model__dropout": 0.2, "optimizer__weight_decay": 1e-3},
+        {"model__name": "s_local", "optimizer__momentum": 0.5},
         {"model__name": "three_fc", "model__alpha": 256, "optimizer__l1": {"fc": 8e-3}},
-        {"optimizer__weight_decay": 1e-3},
-        {"model__name": "s_local"},
     ],
 )
 def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
