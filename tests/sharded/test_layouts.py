@@ -129,9 +129,9 @@ def test_a_split_batch_sends_one_sum_of_each_gradient():
         # As it is, or transposed.
         assert shapes.count(kernel.shape) + shapes.count(kernel.shape[::-1]) == 1
     matrices = sum(kernel.size for kernel in kernels.values())
-    # Normalisation: mean and variance, and four sums for their gradients, for each unit.
+    # Normalisation: mean and variance, and two sums for their gradients, for each unit.
     units = 16 * 16 + 24 * 16
-    assert sum(_sizes(each) for each in found) == matrices + 6 * units + 10 + 2
+    assert sum(_sizes(each) for each in found) == matrices + 4 * units + 10 + 2
 
 
 def test_both_splits_together_send_what_each_sends_alone():
@@ -144,7 +144,7 @@ def test_both_splits_together_send_what_each_sends_alone():
     halves = (kernels["conv1"].size + kernels["fc1"].size) // 2
     across_data = sum(_sizes(each) for each in found if each.every_step and each.devices == 4)
     units = 16 * 16 // 2 + 24 * 16
-    assert across_data == halves + kernels["fc2"].size + 6 * units + 10 + 2
+    assert across_data == halves + kernels["fc2"].size + 4 * units + 10 + 2
 
 
 def test_the_data_are_not_sent_and_augmentation_costs_nothing():
