@@ -20,6 +20,8 @@ from lconv_jax import models
 
 # Splitting a small matrix costs more in communication than it saves in memory.
 MIN_SPLIT_SIZE = 2**16
+# A matrix of logits is small beside those before it, but to split it all its inputs would be sent.
+MIN_SPLIT_OUTPUTS = 128
 
 
 def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
@@ -53,10 +55,11 @@ def make_mesh(data: int = -1, model: int = 1) -> jax.sharding.Mesh:
 def kernel_specs(params: Any, model: int) -> dict[str, P]:
     """How each layer's kernel is split over `model` devices, by the names of `models.kernels`.
 
-    A kernel of fewer than `MIN_SPLIT_SIZE` weights, or whose sides `model` does not divide, is on
-    every device. Kernels of convolutions are split by output channels. Matrices are split by
-    columns (the units they compute) or by rows (the units they read) in the way that sends the
-    fewest numbers an example, forward and backward.
+    A kernel of fewer than `MIN_SPLIT_SIZE` weights, a matrix of fewer than `MIN_SPLIT_OUTPUTS`
+    columns, or one whose sides `model` does not divide, is on every device. Kernels of
+    convolutions are split by output channels. Matrices are split by columns (the units they
+    compute) or by rows (the units they read) in the way that sends the fewest numbers an example,
+    forward and backward.
     """
     kernels = models.kernels(params)
     choices = [_choices(tuple(kernel.shape), model) for kernel in kernels.values()]
@@ -71,6 +74,8 @@ def kernel_specs(params: Any, model: int) -> dict[str, P]:
 def _choices(shape: tuple[int, ...], model: int) -> list[int | None]:
     """The axes along which a kernel may be split; [None] if it is not to be."""
     if model == 1 or math.prod(shape) < MIN_SPLIT_SIZE:
+        return [None]
+    if len(shape) == 2 and shape[1] < MIN_SPLIT_OUTPUTS:
         return [None]
     axes = [1, 0] if len(shape) == 2 else [len(shape) - 1]
     return [axis for axis in axes if shape[axis] % model == 0] or [None]
