@@ -140,6 +140,15 @@ def lasso(
     """:func:`beta_lasso` with its threshold given in place of β.
 
     For numbers that are traced: a product βλ of float32 numbers is rounded more than once.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lconv_jax.optim import lasso
+      >>> params = {"kernel": jnp.array([[1.0, 0.25]])}
+      >>> tx = lasso(0.5, l1=0.5, threshold=0.5)
+      >>> updates, _ = tx.update({"kernel": jnp.zeros((1, 2))}, tx.init(params), params)
+      >>> (params["kernel"] + updates["kernel"]).tolist()
+      [[0.75, 0.0]]
     """
     step = optax.chain(
         add_l1_subgradient(l1, labels),

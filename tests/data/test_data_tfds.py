@@ -9,9 +9,8 @@ import pytest
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
-import tfds_made  # noqa: E402
-
 from lconv_jax import data  # noqa: E402
+from tests.data import tfds_made  # noqa: E402
 
 IMAGE = tfds.features.Image(shape=(None, None, 3))
 LABEL = tfds.features.ClassLabel(num_classes=2)
