@@ -397,11 +397,12 @@ def test_what_is_wrong_with_a_record_is_said_when_it_is_read(tmp_path, wrong):
     assert "made_set" in str(error.value)
 
 
-def test_a_sweep_of_a_streamed_set_is_refused(folder):
+def test_a_sweep_of_a_streamed_set_is_refused(folder, tmp_path):
     config = _config(folder)
     config.data.device_limit_gib = SMALLER
     with pytest.raises(ValueError, match=r"config\.data\.stream = 'auto': .* set it to never"):
-        sweep.make_runs(config, {"optimizer.beta": [0.0, 10.0]}, 1)
+        sweep.run(config, tmp_path / "sweep", {"optimizer.beta": [0.0, 10.0]})
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_unknown_ways_of_streaming_are_refused(folder):
