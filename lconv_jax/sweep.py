@@ -170,9 +170,9 @@ def run(
     for experiment in experiments:
         if data.is_streamed(experiment.dataset.train):
             raise ConfigError(
-                f"config.data.stream = {experiment.config.data.stream!r}: settings that train together "
-                f"share a set on the device, and {experiment.dataset.name} would be streamed there; set "
-                "it to never, if the device has room for it"
+                f"config.data.stream = {experiment.config.data.stream!r}: settings that train "
+                f"together share a set on the device, and {experiment.dataset.name} would be "
+                "streamed there; set it to never, if the device has room for it"
             )
     digests: dict[int, str] = {}
     runs = list(itertools.starmap(together.Run, zip(experiments, directories, strict=True)))
