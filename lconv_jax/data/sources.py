@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
 
@@ -11,6 +12,10 @@ from lconv_jax.data import dataset, idx, npz, tfds
 
 # The last 360 of the 1797 digits, in the order of scikit-learn, are the test set.
 _DIGITS_TEST = 360
+
+# The module of this package that reads, builds or generates a set, by the set's name: its function
+# `read(name, data_dir)` returns the `Source`. Options stand behind the name (see `options`).
+MADE: dict[str, str] = {}
 
 # Written by `python -m lconv_jax.data.make_small`.
 SMALL_PATH = pathlib.Path(__file__).with_name("fashion_mnist_small.npz")
@@ -34,6 +39,10 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         return _read_digits()
     if name == "fashion_mnist":
         return _read_fashion_mnist(data_dir)
+    base = name.partition(":")[0]
+    if base in MADE:
+        module = importlib.import_module(f"lconv_jax.data.{MADE[base]}")
+        return module.read(name, data_dir)
     return tfds.read_tfds(name, data_dir)
 
 

@@ -1,0 +1,38 @@
+"""Options of a data set that is made to order, written behind its name: `nlgp:length=64,seed=3`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lconv_jax.data.records import DataError
+
+
+def parse(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `BASE:KEY=VALUE,…`, each of its default's type, defaults for the others.
+
+    Raises:
+      DataError: an option that there is not, given twice, or of another type.
+    """
+    base, _, text = name.partition(":")
+    found: dict[str, Any] = {}
+    for item in text.split(",") if text else ():
+        key, equals, value = item.partition("=")
+        if not equals or key not in defaults or key in found:
+            problem = "given twice" if key in found else "not an option"
+            accepted = ", ".join(f"{key}={value}" for key, value in defaults.items())
+            raise DataError(
+                f"data.name = {name!r}: {item!r} is {problem} of {base}; its options, "
+                f"comma-separated, and their defaults: {accepted}"
+            )
+        found[key] = _typed(name, key, value, type(defaults[key]))
+    return {**defaults, **found}
+
+
+def _typed(name: str, key: str, value: str, kind: type) -> Any:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise DataError(
+            f"data.name = {name!r}: {key} = {value!r} must be of type {kind.__name__}"
+        ) from error
