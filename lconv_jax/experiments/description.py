@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from absl import app, flags, logging
 from lconv_jax import analysis, certify, mdl, metrics, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import code_lengths, describe, load_run
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.experiments.runs import get_config
 from lconv_jax.mdl.network import count_errors
 from lconv_jax.metrics import write_atomically
 from lconv_jax.shorten import shorten
@@ -47,12 +46,6 @@ TITLES = {
     "sconv": "s_conv, SGD",
     "slocal": "s_local, SGD",
 }
-
-
-def get_config(model: str, **overrides: Any) -> Any:
-    """A file under configs/mdl/, with overrides whose dots are written as two underscores."""
-    config = runpy.run_path(os.path.join("configs", "mdl", f"{model}.py"))["get_config"]()
-    return with_overrides(config, {key.replace("__", "."): v for key, v in overrides.items()})
 
 
 def run_one(config: Any, run_dir: str) -> dict[str, Any]:
@@ -219,7 +212,7 @@ def main(argv: list[str]) -> None:
         return
     try:
         if _GROUP.value == "epochs":
-            config = get_config("sfc", log__describe_every_epochs=1, **where)
+            config = get_config("mdl/sfc", log__describe_every_epochs=1, **where)
             train.train_and_evaluate(config, os.path.join(_RUNS_DIR.value, "sfc-epochs"))
             return
         os.makedirs(_RESULTS.value, exist_ok=True)
@@ -227,7 +220,7 @@ def main(argv: list[str]) -> None:
             for model in _MODELS.value:
                 name = f"{model}-seed{seed}"
                 kept = os.path.join(_RESULTS.value, f"{name}.json")
-                config = get_config(model, seed=seed, **where)
+                config = get_config(f"mdl/{model}", seed=seed, **where)
                 made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
                 if is_kept(kept, made_by):
                     continue

@@ -15,7 +15,6 @@ from the run directories of the others. Run it from the root of a clone: it read
 from __future__ import annotations
 
 import os
-import runpy
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from lconv_jax import metrics, train
-from lconv_jax.experiments.runs import run_all, table, with_overrides
+from lconv_jax.experiments.runs import get_config, run_all, table
 from lconv_jax.workdir import read_config
 
 _GROUPS = ("tune", "seeds", "others", "full", "draw")
@@ -35,12 +34,6 @@ _FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the full set, for --group=full.")
 
 SEEDS = {"beta_lasso": range(5), "sgd": range(3)}
-
-
-def get_config(name: str, optimizer: str, **overrides: Any) -> Any:
-    """A file under configs/, with overrides whose dots are written as two underscores."""
-    config = runpy.run_path(os.path.join("configs", f"{name}.py"))["get_config"](optimizer)
-    return with_overrides(config, {key.replace("__", "."): v for key, v in overrides.items()})
 
 
 def configs(group: str, data_dir: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,12 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
     """A copy of a configuration with dotted keys replaced."""
     flat = dict(config_lib.flatten(config)) | dict(overrides)
     return config_lib.unflatten(flat)
+
+
+def get_config(name: str, *arguments: str, **overrides: Any) -> Any:
+    """configs/`name`.py, with overrides whose dots are written as two underscores."""
+    config = runpy.run_path(os.path.join("configs", f"{name}.py"))["get_config"](*arguments)
+    return with_overrides(config, {key.replace("__", "."): v for key, v in overrides.items()})
 
 
 def run_all(
