@@ -1,6 +1,6 @@
 """What the input costs beside training: in memory as a share of a step, and streamed.
 
-    python -m benchmarks.pipeline [--ways] --out=benchmarks/pipeline.json
+    python -m benchmarks.pipeline [--steps=64] [--ways] [--json]
 
 The input of a step is the order of the epoch, the gather, shift and flip, and scaling, written as
 float32, alone in a loop. Streamed are the same steps with their batches read ahead, from the host's
@@ -12,39 +12,30 @@ With --ways the augmentation is also written in other ways, for `data.augment`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import io
-import json
-import platform
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from jax import lax
-from rich import box, console, table
 
-from benchmarks.common import hardware
+from benchmarks import common
 from lconv_jax import config as config_lib
 from lconv_jax import data, sharding, steps, stream, train
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns that each program takes.", lower_bound=1)
-_CALLS = flags.DEFINE_integer("steps", 256, "Steps of a turn.", lower_bound=1)
-_WAYS = flags.DEFINE_bool("ways", False, "Time other ways to write the augmentation, too.")
-_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
-
 SHAPES = ((28, 28, 1), (32, 32, 3))
 EXAMPLES, CLASSES, CROP = 10_000, 10, 4
-_PACKAGES = ("jax", "jaxlib", "numpy", "grain", "array-record", "tensorflow-datasets", "pillow")
+STEP = "training step"
+_PACKAGES = ("grain", "array-record", "tensorflow-datasets", "pillow")
 
 
 def get_config() -> Any:
@@ -89,8 +80,10 @@ def prepare_tfds(splits: dict[str, data.Split], folder: str) -> data.Dataset:
     return data.load("made_set", folder, stream="always")
 
 
-def input_program(config: Any, shape: tuple[int, ...], augment: Any) -> Callable[..., jax.Array]:
-    """The compiled (train) -> last batch of `--steps` steps' inputs, made one after another."""
+def input_program(
+    config: Any, shape: tuple[int, ...], augment: Any, count: int
+) -> Callable[..., jax.Array]:
+    """The compiled (train) -> last batch of `count` steps' inputs, made one after another."""
     size, arrange = config.train.batch_size, steps.make_arrange(config, shape)
     per_epoch = EXAMPLES // size
 
@@ -104,17 +97,17 @@ def input_program(config: Any, shape: tuple[int, ...], augment: Any) -> Callable
                 key = steps.key_for(config.seed, steps.AUGMENT, number * per_epoch + index)
                 return arrange(augment(key, train_split.images[chosen]))
 
-            left = _CALLS.value - number * per_epoch
+            left = count - number * per_epoch
             return lax.fori_loop(0, jnp.minimum(left, per_epoch), step, inputs)
 
         inputs = jnp.zeros((size, *shape), jnp.float32)
-        return lax.fori_loop(0, -(-_CALLS.value // per_epoch), epoch, inputs)
+        return lax.fori_loop(0, -(-count // per_epoch), epoch, inputs)
 
     return run
 
 
-def training_program(config: Any, dataset: data.Dataset) -> Callable[[], Any]:
-    """The function that takes `--steps` training steps from step 0, as `lconv_jax.train` does."""
+def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable[[], Any]:
+    """The function that takes `count` training steps from step 0, as `lconv_jax.train` does."""
     experiment = train.prepare(config, dataset)
     plan, mesh = experiment.plan, experiment.mesh
     run_steps = train.compile_train_steps(experiment)
@@ -127,34 +120,36 @@ def training_program(config: Any, dataset: data.Dataset) -> Callable[[], Any]:
         state = dataclasses.replace(states[0], step=jnp.zeros((), jnp.int32))
         step, rows = 0, None
         with stream.training_feed(config, split, plan.total_steps, mesh, 0) as feed:
-            while step < _CALLS.value:
+            while step < count:
                 batches, most = feed(step)
-                count = min(plan.steps_per_epoch - step % plan.steps_per_epoch, most)
-                count = min(count, _CALLS.value - step)
-                state, rows = run_steps(state, batches, jnp.int32(count))
+                to_epoch_end = plan.steps_per_epoch - step % plan.steps_per_epoch
+                several = min(to_epoch_end, most, count - step)
+                state, rows = run_steps(state, batches, jnp.int32(several))
                 jax.block_until_ready(rows)
-                step += count
+                step += several
         states[0] = state
         return rows
 
     return run
 
 
-def reading_program(config: Any, split: data.Split) -> Callable[[], Any]:
-    """The function that reads the batches of `--steps` steps onto the device, and no more."""
+def reading_program(config: Any, split: data.Split, count: int) -> Callable[[], Any]:
+    """The function that reads the batches of `count` steps onto the device, and no more."""
     mesh, size = sharding.make_mesh(), config.train.batch_size
     rows = sharding.local_rows(mesh, size)
-    length = stream.chunk_steps(split, size, _CALLS.value)
+    length = stream.chunk_steps(split, size, count)
 
     def run() -> Any:
-        batches = stream.training_batches(split, config.seed, size, _CALLS.value, rows)
+        batches = stream.training_batches(split, config.seed, size, count, rows)
         with stream.prefetched(batches, mesh, size, length) as chunks:
             return [jax.block_until_ready(chunk.labels) for chunk in chunks]
 
     return run
 
 
-def measure(shape: tuple[int, ...], folder: str) -> list[dict[str, Any]]:
+def measure(
+    shape: tuple[int, ...], folder: str, args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
     """A row for each program: seconds a step, and as a share of the step in memory."""
     config, splits = get_config(), make_splits(shape)
     none = splits["train"]._replace(
@@ -169,41 +164,30 @@ def measure(shape: tuple[int, ...], folder: str) -> list[dict[str, Any]]:
     )
     from_disk = prepare_tfds(splits, folder)
     resident = jax.device_put(in_memory.train)
-    programs: dict[str, Callable[[], Any]] = {"training step": training_program(config, in_memory)}
+    inputs = {"input alone": steps.make_augment(config)}
+    inputs |= {f"input, {way.__name__.replace('_', ' ')}": way for way in WAYS if args.ways}
 
-    def add(name: str, augment: Any) -> None:
-        run = input_program(config, shape, augment)
-        programs[name] = lambda: run(resident)
+    def making(augment: Any) -> Callable[[], Any]:
+        run = input_program(config, shape, augment, args.steps)
+        return lambda: run(resident)
 
-    add("input alone", steps.make_augment(config))
-    if _WAYS.value:
-        for way in WAYS:
-            add(f"input, {way.__name__.replace('_', ' ')}", way)
-    programs["training step, streamed from the host's memory"] = training_program(config, from_host)
-    programs["training step, streamed from ArrayRecord"] = training_program(config, from_disk)
-    programs["reading alone, from the host's memory"] = reading_program(config, from_host.train)
-    programs["reading alone, from ArrayRecord"] = reading_program(config, from_disk.train)
-
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(_ROUNDS.value + 1):  # one turn of warm-up
-        for name, program in programs.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(program())
-            if turn:
-                seconds[name].append((time.perf_counter() - begun) / _CALLS.value)
-    whole = seconds["training step"]
-    return [
-        {
-            "program": name,
-            "shape": list(shape),
-            "ms a step": 1e3 * statistics.median(times),
-            "of a training step": statistics.median(
-                a / b for a, b in zip(times, whole, strict=True)
-            ),
-            "examples a second": config.train.batch_size / statistics.median(times),
+    programs = {
+        STEP: training_program(config, in_memory, args.steps),
+        **{name: making(augment) for name, augment in inputs.items()},
+        f"{STEP}, streamed from memory": training_program(config, from_host, args.steps),
+        f"{STEP}, streamed from disk": training_program(config, from_disk, args.steps),
+        "reading alone, from memory": reading_program(config, from_host.train, args.steps),
+        "reading alone, from disk": reading_program(config, from_disk.train, args.steps),
+    }
+    times = common.interleave(programs, args.rounds, clock=args.clock)
+    return {
+        f"{name}, {'×'.join(map(str, shape))}": {
+            "ms": 1e3 * times.median(name) / args.steps,
+            "of a step": times.ratio(name, STEP),
+            "examples/s": args.steps * config.train.batch_size / times.median(name),
         }
-        for name, times in seconds.items()
-    ]
+        for name in programs
+    }
 
 
 def _draw(key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -291,33 +275,26 @@ if importlib.util.find_spec("dm_pix"):
     WAYS.append(dm_pix_vmap)
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Prints the table and returns what --json writes."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--steps", type=int, default=64, help="steps of a turn (default 64)")
+        parser.add_argument("--ways", action="store_true", help="time other ways to augment, too")
+
+    args = common.parse(__doc__, argv, name="pipeline", rounds=5, add=add)
     logging.set_verbosity(logging.WARNING)
-    rows = []
-    for shape in SHAPES:
+    if args.toy:
+        args.steps = 2
+    rows: dict[str, Any] = {}
+    for shape in SHAPES[:1] if args.toy else SHAPES:
         with tempfile.TemporaryDirectory() as folder:
-            rows += measure(shape, folder)
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    versions["python"] = platform.python_version()
-    grid = table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0]:
-        grid.add_column(name, justify="left" if name in ("program", "shape") else "right")
-    for row in rows:
-        size, ms, share, rate = list(row.values())[1:]
-        side = " × ".join(map(str, size))
-        grid.add_row(row["program"], side, f"{ms:.2f}", f"{share:.3f}", f"{rate:,.0f}")
-    out = console.Console(width=None if sys.stdout.isatty() else 110)
-    out.print(grid)
-    print(f"batch 512, {_CALLS.value} steps a turn, {_ROUNDS.value} turns; {hardware()}")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if _OUT.value:
-        about = {"steps": _CALLS.value, "turns": _ROUNDS.value, "hardware": hardware()}
-        result = about | {"versions": versions, "rows": rows}
-        with open(_OUT.value, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
+            rows |= measure(shape, folder, args)
+    result = common.result_of(args, rows, *_PACKAGES)
+    common.show(f"Input, batch {get_config().train.batch_size}", rows, result["machine"])
+    common.write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

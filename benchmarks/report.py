@@ -21,6 +21,7 @@ TABLES = {
     "augmentation cost,compile s",
     "peers": "alpha,images,batch,jax ms,eager / jax,compile / jax,multiply / jax,"
     "eager / jax (apart),compile / jax (apart),multiply / jax (apart)",
+    "pipeline": "ms,of a step,examples/s",
     "memory": "alpha,images,dtype,parameters MiB,state MiB,temporaries MiB,peak / parameters",
 }
 
@@ -29,7 +30,7 @@ def table(result: dict[str, Any], columns: str) -> str:
     """The result as Markdown, with the columns that it has, and how it was measured."""
     rows = result["models"]
     shown = [column for column in columns.split(",") if any(column in row for row in rows.values())]
-    lines = [f"| model | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
+    lines = [f"| | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
     for name, row in rows.items():
         cells = [common.cell(row.get(column, "")) for column in shown]
         if "note" in row:

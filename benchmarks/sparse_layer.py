@@ -19,10 +19,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,6 +31,7 @@ from flax import linen as nn
 from jax.experimental import sparse
 from numpy.typing import NDArray
 
+from benchmarks import common
 from lconv_jax import steps, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.metrics import write_atomically
@@ -78,18 +76,6 @@ def gathered(x_IxB: jax.Array, index_KxU: jax.Array, weights_KxU: jax.Array) -> 
     return jax.lax.fori_loop(0, len(index_KxU), add, jnp.zeros((units, x_IxB.shape[1])))
 
 
-def medians(programs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each program, which take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(rounds + 2):
-        for name, program in programs.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(program())
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-
-
 def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
     """One checkpoint's times and shares."""
     config, size = experiment.config, experiment.config.train.batch_size
@@ -109,7 +95,7 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
     np.testing.assert_allclose(
         gathered(x_IxB, index, weights).T, dense(x_BxI, kernel), rtol=1e-3, atol=1e-3
     )
-    times = medians(
+    times = common.interleave(
         {
             "dense": lambda: dense(x_BxI, kernel),
             "gathered": lambda: gathered(x_IxB, index, weights),
@@ -117,6 +103,7 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
             "BCOO, indices found": lambda: found(kernel, x_IxB),
         },
         rounds,
+        warmup=2,
     )
     delta = np.asarray(gradient_of_outputs(experiment, state, x, split.labels))
     inputs = np.asarray(x_BxI)
@@ -132,7 +119,7 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
         "non-zeros": int(np.count_nonzero(kernel)),
         "density": float(np.count_nonzero(kernel) / kernel.size),
         "longest unit": int(index.shape[0]),
-        "forward, ms": times,
+        "forward, ms": {name: 1e3 * times.median(name) for name in times.seconds},
         "ruled out by norms": float((bound < threshold).mean()),
         "below the threshold": float((step < threshold).mean()),
         "units ruled out whole": float((bound < threshold).all(0).mean()),

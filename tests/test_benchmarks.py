@@ -170,7 +170,7 @@ def test_a_result_is_put_into_the_page_and_what_was_not_run_says_so(tmp_path):
     page = "before\n<!-- step -->\nold\n<!-- end -->\nafter\n"
     assert report.refreshed(page, tmp_path) == (
         "before\n<!-- step -->\n"
-        "| model | alpha | share |\n|---|---|---|\n| a | 8 | 0.877 |\n"
+        "| | alpha | share |\n|---|---|---|\n| a | 8 | 0.877 |\n"
         "| b | not run: no GPU at hand |  |\n\njax 1; wall time, medians of 3 turns.\n"
         "<!-- end -->\nafter\n"
     )
