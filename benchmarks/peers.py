@@ -6,8 +6,7 @@
 On the CPU. Architecture, initial weights, batches, their order, crops and flips, β-lasso, the loss
 and the metrics (accuracy, non-zeros of each layer) are the same; before anything is timed, the
 losses of the first steps must agree to 1e-4. JAX runs its loop of steps as in `benchmarks.step`.
-PyTorch is told which pixel goes where, and so spared the drawing of the augmentation, and keeps no
-running BN statistics: both shorten its step.
+PyTorch is told how far each image is shifted and whether it is mirrored, and so spared the drawing.
 
 - *eager*: PyTorch as it comes, local layers by `unfold` and a batched matrix product;
 - *compile*: augmentation, loss and update each under `torch.compile`;
@@ -70,16 +69,25 @@ class TorchTrainer:
         key = steps.key_for(config.seed, steps.ORDER, 0)
         order = np.asarray(jax.random.permutation(key, count)).reshape(case.steps, case.batch)
         self.order = torch.tensor(order.astype(np.int64))
-        self.sources = torch.tensor(_sources(case, config))
+        self.draws = torch.tensor(_draws(case, config))
         local = torch_models.local_multiply if multiply else torch_models.local_product
-        forward = torch_models.make_forward(case, local)
+        statistics = torch_models.running_statistics(self.params)
+        forward = torch_models.make_forward(case, statistics, local)
         sides = (channels, height, width)
 
-        def augment(chosen: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-            pixels = self.images[chosen]
-            index = source[:, None].expand(-1, channels, -1)
-            moved = pixels.gather(2, index).reshape(-1, *sides)
-            return (moved.to(torch.float32) / 255.0 - 0.5) / 0.25
+        rows, columns = torch.arange(height), torch.arange(width)
+
+        def augment(chosen: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+            down, right, flip = draws[:, :, None]
+            row = rows + down
+            column = torch.where(flip > 0, width - 1 - columns, columns) + right
+            row_inside = (row >= 0) & (row < height)
+            column_inside = (column >= 0) & (column < width)
+            inside = row_inside[:, :, None] & column_inside[:, None]
+            source = row[:, :, None] * width + column[:, None]
+            index = torch.where(inside, source, height * width).reshape(len(chosen), 1, -1)
+            moved = self.images[chosen].gather(2, index.expand(-1, channels, -1))
+            return (moved.reshape(-1, *sides).to(torch.float32) / 255.0 - 0.5) / 0.25
 
         def loss(params: torch_models.Tensors, x: torch.Tensor, labels: torch.Tensor) -> Any:
             logits = forward(params, x)
@@ -95,7 +103,7 @@ class TorchTrainer:
         losses, names = [], list(self.params)
         for step in range(count):
             chosen = self.order[step]
-            x = self.augment(chosen, self.sources[step])
+            x = self.augment(chosen, self.draws[step])
             loss, _ = self.loss(self.params, x, self.labels[chosen])
             grads = torch.autograd.grad(loss, list(self.params.values()))
             with torch.no_grad():
@@ -105,20 +113,25 @@ class TorchTrainer:
         return losses
 
 
-def _sources(case: cases.Case, config: Any) -> np.ndarray:
-    """Which pixel of its image comes where, [steps, batch, H · W]; H · W is a zero from outside."""
+def _draws(case: cases.Case, config: Any) -> np.ndarray:
+    """Each image's shift down and right and whether it is mirrored, [steps, 3, batch].
+
+    Read off where the configuration's augmentation moves the pixels in the middle of an image.
+    """
     height, width = case.image_shape[:2]
-    pixels = height * width
-    numbers = jnp.arange(1, pixels + 1, dtype=jnp.int32).reshape(1, height, width, 1)
+    middle, column = height // 2, width // 2
+    numbers = jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width, 1)
     numbers = jnp.broadcast_to(numbers, (case.batch, height, width, 1))
-    moved = jnp.stack(
-        [
-            steps.make_augment(config)(steps.key_for(config.seed, steps.AUGMENT, step), numbers)
-            for step in range(case.steps)
-        ]
-    )
-    found = np.asarray(moved, np.int64).reshape(case.steps, case.batch, pixels) - 1
-    return np.where(found < 0, pixels, found)
+    draws = []
+    for step in range(case.steps):
+        key = steps.key_for(config.seed, steps.AUGMENT, step)
+        moved = np.asarray(steps.make_augment(config)(key, numbers)).astype(np.int64)
+        came_from, next_from = moved[:, middle, column, 0], moved[:, middle, column + 1, 0]
+        flip = next_from < came_from
+        unshifted = np.where(flip, width - 1 - column, column)
+        row, from_column = np.divmod(came_from, width)
+        draws.append([row - middle, from_column - unshifted, flip])
+    return np.array(draws, np.int64)
 
 
 def make_program(case: cases.Case, name: str) -> Callable[[int], Any]:

@@ -87,49 +87,65 @@ def local_multiply(x: torch.Tensor, kernel: torch.Tensor, window: int, stride: i
     return y.transpose(1, 2).reshape(x.shape[0], kernel.shape[-1], height, -1)
 
 
-def _bn(x: torch.Tensor, params: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    scale, bias = (params[f"{name}/{part}"] for part in ("scale", "bias"))
-    return functional.batch_norm(x, None, None, scale, bias, training=True, eps=1e-5)
+def running_statistics(params: Mapping[str, torch.Tensor]) -> Tensors:
+    """Running mean and variance of each batch normalisation, at the start."""
+    scales = {name[: -len("scale")]: x for name, x in params.items() if name.endswith("/scale")}
+    means = {f"{name}mean": torch.zeros(len(scale)) for name, scale in scales.items()}
+    return means | {f"{name}var": torch.ones(len(scale)) for name, scale in scales.items()}
 
 
-def make_forward(case: Case, local: Local = local_product) -> Callable[..., torch.Tensor]:
-    """The function (params, images [B, C, H, W]) -> logits of the case's model in training mode."""
-    return _resnet18 if case.model == "resnet18" else _family(case, local)
+def make_forward(
+    case: Case, statistics: Tensors, local: Local = local_product
+) -> Callable[..., torch.Tensor]:
+    """The function (params, images [B, C, H, W]) -> logits of the case's model in training mode.
+
+    It moves the running `statistics` on, in place.
+    """
+
+    def bn(x: torch.Tensor, params: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+        mean, var = (statistics[f"{name}/{part}"] for part in ("mean", "var"))
+        scale, bias = (params[f"{name}/{part}"] for part in ("scale", "bias"))
+        return functional.batch_norm(x, mean, var, scale, bias, True, momentum=0.1, eps=1e-5)
+
+    return _resnet18(bn) if case.model == "resnet18" else _family(case, bn, local)
 
 
-def _family(case: Case, local: Local) -> Callable[..., torch.Tensor]:
+def _family(case: Case, bn: Callable[..., torch.Tensor], local: Local) -> Callable[..., Any]:
     convs = _convs(case)
 
     def forward(params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         if not convs:
-            x = torch.relu(_bn(x.flatten(1) @ params["conv1/kernel"], params, "bn_conv1"))
+            x = torch.relu(bn(x.flatten(1) @ params["conv1/kernel"], params, "bn_conv1"))
         for number, conv in enumerate(convs, 1):
             kernel = params[f"conv{number}/kernel"]
             if case.model.endswith("local"):
                 x = local(x, kernel, conv.kernel_size, conv.stride)
             else:
                 x = _conv(x, kernel, conv.stride)
-            x = torch.relu(_bn(x, params, f"bn_conv{number}"))
-        x = torch.relu(_bn(x.flatten(1) @ params["fc1/kernel"], params, "bn_fc1"))
+            x = torch.relu(bn(x, params, f"bn_conv{number}"))
+        x = torch.relu(bn(x.flatten(1) @ params["fc1/kernel"], params, "bn_fc1"))
         return x @ params["fc2/kernel"] + params["fc2/bias"]
 
     return forward
 
 
-def _resnet18(params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    def conv_bn(x: torch.Tensor, block: str, name: str, stride: int) -> torch.Tensor:
-        y = _conv(x, params[f"{block}{name}/kernel"], stride)
-        return _bn(y, params, f"{block}bn_{name}")
+def _resnet18(bn: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def forward(params: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        def conv_bn(x: torch.Tensor, block: str, name: str, stride: int) -> torch.Tensor:
+            y = _conv(x, params[f"{block}{name}/kernel"], stride)
+            return bn(y, params, f"{block}bn_{name}")
 
-    x = torch.relu(conv_bn(x, "", "conv1", 1))
-    for number in range(8):
-        block, stride = f"block{number + 1}/", 2 if number in (2, 4, 6) else 1
-        y = torch.relu(conv_bn(x, block, "conv1", stride))
-        y = conv_bn(y, block, "conv2", 1)
-        if f"{block}conv_shortcut/kernel" in params:
-            x = conv_bn(x, block, "conv_shortcut", stride)
-        x = torch.relu(x + y)
-    return x.mean((2, 3)) @ params["fc1/kernel"] + params["fc1/bias"]
+        x = torch.relu(conv_bn(x, "", "conv1", 1))
+        for number in range(8):
+            block, stride = f"block{number + 1}/", 2 if number in (2, 4, 6) else 1
+            y = torch.relu(conv_bn(x, block, "conv1", stride))
+            y = conv_bn(y, block, "conv2", 1)
+            if f"{block}conv_shortcut/kernel" in params:
+                x = conv_bn(x, block, "conv_shortcut", stride)
+            x = torch.relu(x + y)
+        return x.mean((2, 3)) @ params["fc1/kernel"] + params["fc1/bias"]
+
+    return forward
 
 
 def beta_lasso_(
