@@ -44,7 +44,7 @@ def enable(directory: str) -> None:
     JAX's key of a program is made of the program itself, the compiler's version and options and
     the kind of device, so what is read is what would have been compiled.
     """
-    jax.config.update("jax_compilation_cache_dir", directory or None)
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory) or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

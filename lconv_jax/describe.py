@@ -43,7 +43,7 @@ def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
         raise ValueError(f"{run_dir} has no {CONFIG_FILE}: it is not the --workdir of a run")
     experiment = train.prepare(read_config(run_dir))
     with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        found = checkpoints.restore(experiment.state_shapes)
+        found = checkpoints.restore(train.stored_shapes(experiment))
     if found is None:
         raise ValueError(f"{run_dir} has no checkpoint yet; let the run save one first")
     step, state = found

@@ -34,6 +34,8 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 _TIMEOUT = flags.DEFINE_integer(
     "distributed_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
 )
+# Those that say which processes there are.
+PROCESS_FLAGS = ("coordinator_address", "num_processes", "process_id", "distributed")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -91,6 +93,13 @@ def report(summary: dict[str, Any], workdir: str) -> str:
         f"test accuracy: {last['eval/accuracy']:.4f}",
         f"non-zero weights: {layers} (density {last['sparsity/density']:.4f})",
     ]
+    units = {name.removeprefix("units/"): n for name, n in last.items() if name[:6] == "units/"}
+    if units:
+        kept = ", ".join(f"{name} {count:,}" for name, count in units.items())
+        gone = "are dead for good"
+        if summary["shrink"] == "frozen":
+            gone += ", or were constant and can no longer regrow"
+        lines.append(f"hidden units trained at the end: {kept}; the others {gone}")
     for found in summary.get("locality", []):
         lines.append(
             f"locality: {found['share']:.3f} of a unit's non-zeros lie in its best "

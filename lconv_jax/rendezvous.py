@@ -6,12 +6,15 @@ two of a kind; here each gets one error that says what is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
 from lconv_jax.config import ConfigError
 
 _RETRY_SECONDS = 0.2
+# A process says who it is at once; what is silent for longer is none.
+_SILENCE_SECONDS = 2.0
 _OK = "ok"
 
 
@@ -50,14 +53,16 @@ def _call_the_roll(port: int, num_processes: int, deadline: float, timeout: floa
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 caller, _ = server.accept()
-                caller.settimeout(max(0.01, deadline - time.monotonic()))
-                number, of = (int(word) for word in _receive(caller).split())
             except TimeoutError:
                 missing = [str(i) for i in range(1, num_processes) if i not in present]
                 verdict = f"process {', '.join(missing)} did not come within {timeout:g} s"
                 break
+            try:
+                caller.settimeout(_SILENCE_SECONDS)
+                number, of = (int(word) for word in _receive(caller).split())
             except (OSError, ValueError):
-                continue  # somebody else
+                caller.close()  # somebody else
+                continue
             if of != num_processes:
                 verdict = (
                     f"process {number} was started with --num_processes={of}, "
@@ -68,7 +73,7 @@ def _call_the_roll(port: int, num_processes: int, deadline: float, timeout: floa
             # Whoever is refused hears why, too.
             present[number if verdict == _OK else -1] = caller
         for caller in present.values():
-            with caller:
+            with caller, contextlib.suppress(OSError):  # it may have left
                 caller.sendall(f"{verdict}\n".encode())
     if verdict != _OK:
         raise ConfigError(verdict)

@@ -32,9 +32,7 @@ from lconv_jax.state import TrainState
 MULTIPLE = 64
 # A smaller network has to be compiled, so it must have at most this share of the weights.
 WORTHWHILE = 2 / 3
-# Of every normalisation in `lconv_jax.models`.
-_EPSILON = 1e-5
-# How far below the threshold the rounding of a sum that is zero must stay, in its worst case.
+# How far below the threshold the rounding of a sum that is zero must stay.
 _MARGIN = 10.0
 
 # States that a zero with a zero gradient passes through unchanged.
@@ -165,10 +163,11 @@ def output_limits(
     """For each normalised layer, how large an output may be for its zero weights to stay zero.
 
     The gradient of a weight from a constant output c is c · Σ_b δ_b, and Σ_b δ_b is zero but for
-    rounding. In the worst case rounding leaves (B · u + 4 · v) · R of it, where u and v are the
-    unit roundoffs of statistics and of matrix products, and R = |γ| / √(var + ε) · Σ_b |g_b| is
-    made of the terms that cancel, measured on one batch. The output may be as large as keeps
-    η · c times that, and a margin of 10, below the threshold.
+    rounding. Rounding leaves about (B · u · s + 4 · v) · R of it, where u and v are the unit
+    roundoffs of statistics and of matrix products; R = |γ| / √(var + ε) · Σ_b |g_b| is made of the
+    terms that cancel, and s = 1 + max_b |x_b − mean| · |mean| / (var + ε) is what a mean that is
+    far from zero adds; both are measured on one batch. The output may be as large as keeps η · c
+    times that, and a margin of 10, below the threshold.
 
     Args:
         model: of the state, with or without units left out.
@@ -181,19 +180,23 @@ def output_limits(
     plain = model.clone(dropout=0.0)
 
     def loss_fn(shifts: Any) -> Any:
-        variances: dict[str, jax.Array] = {}
+        scales: dict[str, jax.Array] = {}
 
         def shifted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             y, name = call(*args, **kwargs), context.module.name
             if isinstance(context.module, layers.BatchNorm) and name in shifts:
-                variances[name] = jnp.var(args[0].astype(y.dtype), axis=0)
+                x = args[0].astype(y.dtype)
+                u, v = (jnp.finfo(t).eps / 2 for t in (y.dtype, getattr(model, "dtype", y.dtype)))
+                mean, var = jnp.mean(x, axis=0), jnp.var(x, axis=0) + context.module.epsilon
+                far = 1 + jnp.max(jnp.abs(x - mean), axis=0) * jnp.abs(mean) / var
+                scales[name] = (len(labels) * u * far + 4 * v) / jnp.sqrt(var)
                 return y + shifts[name]
             return y
 
         with nn.intercept_methods(shifted):
             logits, _ = plain.apply(variables, inputs, train=True, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), variances
+        return losses.mean(), scales
 
     names = [layer for layer in thresholds if f"bn_{layer}" in state.params]
     names = [layer for layer in names if state.params[layer]["kernel"].ndim == 2]
@@ -201,15 +204,12 @@ def output_limits(
     for layer in names:
         scale = state.params[f"bn_{layer}"]["scale"]
         shifts[f"bn_{layer}"] = jnp.zeros((len(labels), *scale.shape), scale.dtype)
-    gradients, variances = jax.grad(loss_fn, has_aux=True)(shifts)
+    gradients, scales = jax.grad(loss_fn, has_aux=True)(shifts)
     limits = {}
     for layer in names:
         bn = f"bn_{layer}"
-        scale = jnp.abs(state.params[bn]["scale"]) / jnp.sqrt(variances[bn] + _EPSILON)
-        terms = float(jnp.max(scale * jnp.sum(jnp.abs(gradients[bn]), axis=0)))
-        u = float(jnp.finfo(scale.dtype).eps) / 2
-        v = float(jnp.finfo(getattr(model, "dtype", scale.dtype)).eps) / 2
-        residual = (len(labels) * u + 4 * v) * terms * learning_rate * _MARGIN
+        terms = jnp.abs(state.params[bn]["scale"]) * jnp.sum(jnp.abs(gradients[bn]), axis=0)
+        residual = float(jnp.max(scales[bn] * terms)) * learning_rate * _MARGIN
         limits[layer] = thresholds[layer] / residual if residual else math.inf
     return {layer: limit for layer, limit in limits.items() if thresholds[layer] > 0}
 

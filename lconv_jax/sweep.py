@@ -8,6 +8,7 @@ Settings that differ only in numbers train together, in one vmapped program.
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -40,6 +41,8 @@ _TOGETHER = flags.DEFINE_integer(
     "together", 0, "Most runs that train together; 0: as many as pay and as memory allows.", 0
 )
 
+# What file systems take.
+_LONGEST_NAME = 255
 SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
 # What is shown of each run, by the name of its metric, and the first is what settings rank by.
 COLUMNS = {
@@ -82,7 +85,9 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         config_lib.check_name(key)
         if key in grid:
             raise ConfigError(f"--grid {text}: {key} has values already; give them all in one")
-        grid[key] = [_parse(key, value) for value in values.split(",")]
+        # A value that has commas is quoted: data.name='"nlgp:length=64,seed=1",digits'.
+        (found,) = csv.reader([values]) if values else ([""],)
+        grid[key] = [_parse(key, value) for value in found]
     return grid
 
 
@@ -131,6 +136,12 @@ def expand(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int = 1) -> li
                     "set it to a number of training examples to hold out, such as a tenth of them"
                 )
         settings.append(Setting(changes, configs))
+        name = os.path.dirname(settings[-1].directories("")[0])
+        if len(name) > _LONGEST_NAME:
+            raise ConfigError(
+                f"the grid's {len(typed)} keys make the name of a directory of {len(name)} "
+                f"characters, {name[:60]}…; {_LONGEST_NAME} are possible. Give fewer keys"
+            )
     return settings
 
 
@@ -192,14 +203,22 @@ def run(
         write_atomically(os.path.join(workdir, SWEEP_TABLE), markdown(result))
         return result
 
-    for group in groups.values():
-        for _ in _train_group(group, most):
-            write()
+    with train.deferred_signals() as signals:
+        for group in groups.values():
+            for last in _train_group(group, most):
+                write()
+                # One that came as these were finished stopped nothing.
+                if signals and not all(map(together.is_over, runs)):
+                    raise train.Stopped(signals[0], last)
     return write()
 
 
-def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[None]:
-    """Trains runs of one program, as many together as may be; yields when some are finished."""
+def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[int]:
+    """Trains runs of one program, as many together as may be.
+
+    Yields their last step whenever some are finished.
+    """
+    total = runs[0].experiment.plan.total_steps
     if all(map(together.is_over, runs)):
         return
     if runs[0].experiment.config.train.shrink != "none":
@@ -210,7 +229,7 @@ def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[None]:
                     train.train_and_evaluate(each.experiment.config, each.directory)
                 except train.TrainingError as error:
                     together.mark_diverged(each.directory, error)
-                yield
+                yield total
         return
     whole = together.undivided(runs[0].experiment.config)
     programs: dict[int, Any] = {}
@@ -234,7 +253,7 @@ def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[None]:
         chunk = runs[index * len(runs) // count : (index + 1) * len(runs) // count]
         if not all(map(together.is_over, chunk)):
             together.train_together(chunk, whole, program(len(chunk)))
-            yield
+            yield total
 
 
 def collect(
@@ -325,6 +344,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
+    for name in main_lib.PROCESS_FLAGS:
+        if flags.FLAGS[name].present:
+            sys.exit(
+                f"error: --{name}: a sweep is one process, on all its devices; for several "
+                "processes train single settings with lconv_jax.main"
+            )
     flag = flags.FLAGS["config"]
     command = [f"--config={config_flags.get_config_filename(flag)}"]
     command += [

@@ -33,6 +33,8 @@ from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_sum
 
 DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
+# Bytes that a container may use.
+_CONTAINER_LIMIT = "/sys/fs/cgroup/memory.max"
 # A forward pass of a batch below which runs gain by training together on a CPU.
 _CPU_FLOPS = 1e7
 # Keys that runs of one program may differ in; momentum and weight decay where none is 0.
@@ -192,7 +194,13 @@ def bytes_available() -> int:
     limits = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in limits:
         return limits["bytes_limit"] * 3 // 4
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open(_CONTAINER_LIMIT, encoding="utf-8") as file:
+            host = min(host, int(file.read()))
+    except (OSError, ValueError):
+        pass  # no container, or one without a limit
+    return host // 2
 
 
 def worthwhile(experiment: train.Experiment) -> int:

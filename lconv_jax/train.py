@@ -105,7 +105,7 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
     if config.train.shrink != "none":
         shrink.check_optimizer(shapes.opt_state)
-    return Experiment(config, dataset, model, plan, mesh, _laid_out(mesh, shapes))
+    return Experiment(config, dataset, model, plan, mesh, laid_out(mesh, shapes))
 
 
 def load(config: Any) -> data.Dataset:
@@ -121,7 +121,7 @@ def load(config: Any) -> data.Dataset:
     )
 
 
-def _laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+def laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
     """Shapes with the sharding that arrays of these shapes have."""
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -249,7 +249,7 @@ def restricted(
     def restrict(state: TrainState) -> TrainState:
         return shrink.restrict(hidden, experiment.plan.tx, state, kept)
 
-    shapes = _laid_out(experiment.mesh, jax.eval_shape(restrict, state))
+    shapes = laid_out(experiment.mesh, jax.eval_shape(restrict, state))
     model = experiment.model.clone(
         kept=tuple((name, tuple(index.tolist())) for name, index in original.items())
     )
@@ -297,11 +297,16 @@ def smaller(
     # The limits cost a step, and mostly nothing hangs on them.
     if choose(dict.fromkeys(thresholds, np.inf)) is None:
         return None
-    size = config.train.batch_size
+    # The batch of the next step, as it will be.
+    step, size = int(state.step), config.train.batch_size
+    epoch, first = divmod(step, plan.steps_per_epoch)
+    order = np.asarray(steps.epoch_order(config.seed, epoch, len(train.labels)))
+    batch = data.read(train, order[first * size : (first + 1) * size])
+    key = steps.key_for(config.seed, steps.AUGMENT, step)
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    batch = data.read(train, slice(size))
-    inputs, labels_B = arrange(jnp.asarray(batch.images)), jnp.asarray(batch.labels)
-    rate = float(plan.schedule(state.step))
+    inputs = arrange(steps.make_augment(config)(key, jnp.asarray(batch.images)))
+    labels_B = jnp.asarray(batch.labels)
+    rate = float(plan.schedule(step))
     return choose(shrink.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate))
 
 
@@ -373,7 +378,9 @@ def _train(
                 run_steps = compile_train_steps(current)
                 run_evaluation = compile_evaluation(current)
                 expand = make_expand(experiment, current)
-                writer.write(step, {f"units/{name}": len(index) for name, index in kept.items()})
+                units = {f"units/{name}": len(index) for name, index in kept.items()}
+                writer.write(step, units)
+                logging.info("step %d: goes on with %s", step, units)
             # All processes stop where one is told to, and take calls of one length.
             signum, slowest = distributed.highest(signals[0] if signals else 0, seconds)
             limit = max(1, int(SECONDS_PER_CALL * count / slowest))
@@ -547,6 +554,8 @@ def summarise(
         "config_sha256": config_lib.digest(experiment.config),
         "data_sha256": data.digest(experiment.dataset),
     }
+    if experiment.config.train.shrink != "none":
+        summary["shrink"] = experiment.config.train.shrink
     if first.ndim == 2:
         weights = _unpermuted(experiment, distributed.fetch(first))
         image_shape = experiment.dataset.image_shape
@@ -559,8 +568,13 @@ def summarise(
 def deferred_signals() -> Iterator[list[int]]:
     """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
 
-    A second SIGINT interrupts at once. Off the main thread signals are left as they are.
+    A second SIGINT interrupts at once. Within another such block it is that one's list. Off the
+    main thread signals are left as they are.
     """
+    outer: list[int] | None = getattr(signal.getsignal(signal.SIGTERM), "received", None)
+    if outer is not None:
+        yield outer
+        return
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -570,6 +584,7 @@ def deferred_signals() -> Iterator[list[int]]:
         received.append(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    note.received = received  # type: ignore[attr-defined]
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received

@@ -196,3 +196,13 @@ def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
         assert result.returncode == 1
         assert message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
+    changes = {"train.shrink": "exact", "model.alpha": 8, "log.describe_every_epochs": 0}
+    summary = train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
+    experiment, network, step = load_run(str(tmp_path))
+    assert step == experiment.plan.total_steps
+    units = experiment.state_shapes.params["conv1"]["kernel"].shape[1]
+    assert summary["metrics"]["units/conv1"] < units == len(network.layers[0].bias)
+    assert len(describe(str(tmp_path)).file) < 2000

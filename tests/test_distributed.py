@@ -17,7 +17,8 @@ import pytest
 from lconv_jax import distributed, metrics, rendezvous
 from lconv_jax.config import ConfigError
 from tests import two_processes
-from tests.test_resume import ROOT, _final_digests
+from tests.helpers import final_digests
+from tests.test_resume import ROOT
 
 
 def _free_port():
@@ -109,7 +110,7 @@ def test_a_signal_to_one_process_stops_both_and_one_goes_on_alone(tmp_path):
         ends = _ends(both)
     assert [status for status, _, _ in ends] == [128 + signal.SIGTERM] * 2, ends
     assert "SIGTERM: saved at step" in ends[0][2]
-    step, _ = _final_digests(tmp_path)
+    step, _ = final_digests(tmp_path)
     assert f"saved at step {step};" in ends[0][2]
     lines = metrics.read_metrics(tmp_path)
     assert lines[-1]["step"] == step
@@ -182,6 +183,25 @@ def test_processes_that_contradict_each_other_all_hear_of_it(calls, says):
 def test_a_process_that_does_not_come_is_named():
     first, other = _meet((4, 0), (4, 2), timeout=1.0)
     assert first == other == "process 1, 3 did not come within 1 s"
+
+
+def test_a_caller_that_says_nothing_is_not_waited_for():
+    port, errors = _free_port(), []
+
+    def listen():
+        try:
+            rendezvous.meet(f"localhost:{port}", 2, 0, 5.0)
+        except ConfigError as error:
+            errors.append(str(error))
+
+    process_0 = threading.Thread(target=listen)
+    process_0.start()
+    with socket.socket() as stranger:
+        while stranger.connect_ex(("localhost", port)):
+            time.sleep(0.01)
+        rendezvous.meet(f"localhost:{port}", 2, 1, 5.0)
+        process_0.join()
+    assert errors == []
 
 
 def test_without_process_0_nobody_answers():

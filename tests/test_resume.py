@@ -14,6 +14,7 @@ import pytest
 
 from lconv_jax import metrics
 from lconv_jax.checkpoint import DAMAGED
+from tests.helpers import final_digests, timeless
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -43,19 +44,9 @@ def _run(workdir, *overrides):
     return process.returncode, out, err
 
 
-def _timeless(workdir):
-    lines = metrics.read_metrics(workdir)
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-
-def _final_digests(workdir):
-    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    return newest, (workdir / "checkpoints" / str(newest) / "digests" / "metadata").read_text()
-
-
 def _assert_same_run(workdir, reference):
-    assert _final_digests(workdir) == _final_digests(reference)
-    assert _timeless(workdir) == _timeless(reference)
+    assert final_digests(workdir) == final_digests(reference)
+    assert timeless(workdir) == timeless(reference)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +134,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside(reference, tmp_path, damage):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
     _cut_back(workdir)
-    newest, _ = _final_digests(workdir)
+    newest, _ = final_digests(workdir)
     folder = workdir / "checkpoints" / str(newest) / "state"
     largest = max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
     content = bytearray(largest.read_bytes())
@@ -199,7 +190,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
     _cut_back(workdir)
-    newest, _ = _final_digests(workdir)
+    newest, _ = final_digests(workdir)
     shutil.rmtree(workdir / "checkpoints" / str(newest))
     before = (workdir / metrics.METRICS_FILE).read_bytes()
     # No file may grow beyond 20 kB: what a write to a full disk meets, without a disk to fill.

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from lconv_jax import beta_lasso, data, evaluate, metrics, models, shrink, steps, train
 from tests import tiny_config
+from tests.helpers import in_dtype
 from tests.test_resume import _assert_same_run, _start
 
 
@@ -26,15 +27,6 @@ def _config(**changes):
         group, name = key.split("__")
         config[group][name] = value
     return config
-
-
-def _experiment(config, dtype=jnp.float64):
-    """The experiment with a model of another precision than configurations offer."""
-    experiment = train.prepare(config)
-    model = experiment.model.clone(dtype=dtype)
-    make = steps.make_initial_state(config, model, experiment.plan, (8, 8, 1))
-    shapes = train._laid_out(experiment.mesh, jax.eval_shape(make))
-    return experiment._replace(model=model, state_shapes=shapes)
 
 
 def _advance(experiment, state, split, epochs):
@@ -64,7 +56,7 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
     config = _config(**changes)
     config.optimizer.l1.update(l1)
     with jax.enable_x64(True):
-        whole = _experiment(config)
+        whole = in_dtype(train.prepare(config), jnp.float64)
         split = jax.device_put(whole.dataset.train)
         state, _ = _advance(whole, train.initial_state(whole), split, 25)
         keep = train.smaller(whole, state, split)

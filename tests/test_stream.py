@@ -20,7 +20,6 @@ from lconv_jax import (
     data,
     evaluate,
     mdl,
-    metrics,
     models,
     sharding,
     steps,
@@ -30,6 +29,7 @@ from lconv_jax import (
 )
 from tests import tiny_config
 from tests.data import tfds_made
+from tests.helpers import final_digests, timeless
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -71,16 +71,6 @@ def _config(folder):
     config.train.batch_size, config.train.epochs = 32, 3
     config.log.eval_every_epochs = config.checkpoint.every_epochs = 1
     return config
-
-
-def _timeless(workdir):
-    lines = metrics.read_metrics(workdir)
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-
-def _final_digests(workdir):
-    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    return newest, (workdir / "checkpoints" / str(newest) / "digests" / "metadata").read_text()
 
 
 @pytest.fixture
@@ -143,9 +133,9 @@ def test_a_streamed_run_stopped_in_the_middle_has_the_bits_of_one_in_memory(
     assert summary["resumed_at_step"] == 17
     assert asked == list(range(33))
     assert summary["data_sha256"].startswith("streamed-")
-    assert _final_digests(tmp_path) == _final_digests(in_memory)
-    lines = _timeless(tmp_path)
-    assert lines == _timeless(in_memory)
+    assert final_digests(tmp_path) == final_digests(in_memory)
+    lines = timeless(tmp_path)
+    assert lines == timeless(in_memory)
     assert {"eval/loss", "validation/accuracy"} <= lines[-1].keys()
 
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lconv_jax import metrics, sweep, together, train
-from lconv_jax.config import ConfigError
+from lconv_jax.config import KEYS, ConfigError
 from lconv_jax.experiments.runs import with_overrides
 from tests import tiny_config
 
@@ -70,6 +70,50 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(texts, say
     with pytest.raises(ValueError, match=says):
         sweep.run(_config(), tmp_path / "sweep", sweep.parse_grid(texts))
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_value_with_commas_is_quoted():
+    grid = sweep.parse_grid(['data.name="nlgp:length=64,seed=1",digits', "optimizer.beta=1,10"])
+    assert grid["data.name"] == ["nlgp:length=64,seed=1", "digits"]
+    assert grid["optimizer.beta"] == [1.0, 10.0]
+
+
+def test_a_grid_whose_directories_no_disk_takes_is_refused():
+    grid = {key: [default.default] for key, default in KEYS.items() if key != "seed"}
+    grid |= {"optimizer.l1.conv": [1e-3], "data.validation": [200]}
+    with pytest.raises(ConfigError, match=r"255 are possible. Give fewer keys"):
+        sweep.expand(_config(), grid)
+
+
+def test_flags_of_several_processes_are_refused(tmp_path):
+    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
+    command += [f"--workdir={tmp_path / 'sweep'}", "--num_processes=2"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: --num_processes: a sweep is one process")
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("shrink", ["none", "exact"])
+def test_a_signal_as_one_run_ends_stops_those_after_it(shrink, tmp_path, monkeypatch):
+    trained = []
+
+    def train_one(runs, whole, program):
+        with train.deferred_signals():
+            trained.append(runs[0].directory)
+            signal.raise_signal(signal.SIGTERM)
+
+    def train_alone(config, directory):
+        train_one([together.Run(None, directory)], None, None)
+
+    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(together, "train_together", train_one)
+    monkeypatch.setattr(train, "train_and_evaluate", train_alone)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(train.Stopped):
+        sweep.run(_config(**{"train.shrink": shrink}), tmp_path, {}, seeds=3, most=1)
+    assert len(trained) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_sweep_s_directory_is_refused_before_anything_is_written(tmp_path):

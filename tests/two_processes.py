@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import checkpoint, distributed, sharding, steps, train
+from lconv_jax import checkpoint, distributed, sharding, train
 from tests import tiny_config
+from tests.helpers import in_dtype
 
 EPOCHS = 4
 
@@ -25,12 +26,7 @@ def losses_and_digests(data, model):
     config = tiny_config.get_config()
     config.model.alpha = 16
     config.sharding.data, config.sharding.model = data, model
-    experiment = train.prepare(config)
-    wide = experiment.model.clone(dtype=jnp.float64)
-    shape = experiment.dataset.image_shape
-    make = steps.make_initial_state(config, wide, experiment.plan, shape)
-    shapes = train._laid_out(experiment.mesh, jax.eval_shape(make))
-    experiment = experiment._replace(model=wide, state_shapes=shapes)
+    experiment = in_dtype(train.prepare(config), jnp.float64)
     run, state = train.compile_train_steps(experiment), train.initial_state(experiment)
     digests = checkpoint.leaf_digests(state)
     split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))

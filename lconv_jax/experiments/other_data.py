@@ -1,0 +1,152 @@
+"""β-lasso on data that are not photographs: accuracy, density, locality and fields.
+
+    python -m lconv_jax.experiments.other_data --sets=nlgp,gp,mnist1d
+    python -m lconv_jax.experiments.other_data --draw
+    python -m lconv_jax.experiments.other_data --table
+
+Each set is learned by s_fc under β-lasso and under SGD, and by s_local and s_conv under SGD, and
+where there is an augmentation, with and without it; five seeds. A seed is the network's and, of
+sets that are generated, not the data's. `--table` prints the results that are kept, one file a set
+(so that several processes can work on different sets), and `--draw` makes the figure of learned
+fields from the run directories. Run it from the root of a clone: it reads configs/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags, logging
+
+from lconv_jax import cache, train
+from lconv_jax.experiments.runs import get_config, run_all
+
+
+class Set(NamedTuple):
+    """A data set of the table."""
+
+    config: str  # file under configs/, for β-lasso and for "sgd"
+    changes: dict[str, Any]  # of every run
+    augmentation: dict[str, Any]  # of the runs with augmentation; empty: there are no such
+
+
+# The networks and how they are trained: model.name and the argument of get_config.
+METHODS = {
+    "s_fc, β-lasso": ("s_fc", "beta_lasso"),
+    "s_fc, SGD": ("s_fc", "sgd"),
+    "s_local, SGD": ("s_local", "sgd"),
+    "s_conv, SGD": ("s_conv", "sgd"),
+}
+SETS: dict[str, Set] = {}
+
+_SETS = flags.DEFINE_list("sets", None, f"Some of {', '.join(SETS)}; all by default.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each.", lower_bound=1)
+_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/other_data", "Where the runs live.")
+_RESULTS = flags.DEFINE_string("results", "docs/results/other_data", "Folder of kept results.")
+_FIGURE = flags.DEFINE_string("figure", "docs/figures/other_data.png", "PNG of learned fields.")
+_DRAW = flags.DEFINE_bool("draw", False, "Draw the figure from the run directories.")
+_TABLE = flags.DEFINE_bool("table", False, "Print the results that are kept.")
+
+
+def run_name(method: str, augmented: bool, seed: int) -> str:
+    """The name of a run in its set's results and in the folder of its runs."""
+    return f"{method}{', augmented' if augmented else ''}, seed {seed}"
+
+
+def configs(name: str, seeds: int) -> dict[str, Any]:
+    """The runs of a set, by name: all methods with one seed, then with the next."""
+    chosen, runs = SETS[name], {}
+    for seed in range(seeds):
+        for method, (model, optimizer) in METHODS.items():
+            for augmented in (False, True) if chosen.augmentation else (False,):
+                changes = chosen.changes | (chosen.augmentation if augmented else {})
+                changes = changes | {"model__name": model, "seed": seed}
+                config = get_config(chosen.config, optimizer, **changes)
+                runs[run_name(method, augmented, seed)] = config
+    return runs
+
+
+def rows(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A Markdown row for each method: means and standard deviations over its seeds."""
+    shown = []
+    for method in METHODS:
+        for augmented in (False, True):
+            start = run_name(method, augmented, 0).removesuffix("0")
+            found = [result for name, result in results.items() if name.startswith(start)]
+            if not found:
+                continue
+            accuracy = [100 * result["metrics"]["eval/accuracy"] for result in found]
+            density = [100 * result["metrics"]["sparsity/density"] for result in found]
+            ratios = [each["locality"][-1]["ratio"] for each in found if each["locality"]]
+            cells = [
+                start.removesuffix(", seed "),
+                _spread(accuracy, ".2f"),
+                _spread(density, ".1f") if min(density) < 100 else "100",
+                _spread(ratios, ".2f") if ratios and min(density) < 100 else "–",
+                str(len(found)),
+            ]
+            shown.append(f"| {' | '.join(cells)} |")
+    return shown
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    mean = f"{np.mean(values):{form}}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows of a set under their heading."""
+    head = "| test accuracy, % | density, % | locality | seeds |"
+    return "\n".join([f"| {name} {head}", "| --- " * 5 + "|", *rows(results)])
+
+
+def draw(names: Sequence[str], runs_dir: str, path: str) -> None:
+    """Learned first-layer fields of seed 0 of each set: under SGD, and under β-lasso."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    methods = ("s_fc, SGD", "s_fc, β-lasso")
+    figure, axes = plt.subplots(len(names), 2, figsize=(11, 5.6 * len(names)), squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        for axis, method in zip(row, methods, strict=True):
+            run = os.path.join(runs_dir, name, run_name(method, False, 0))
+            axis.imshow(plt.imread(os.path.join(run, "filters.png")))
+            axis.set_title(f"{name}: {method}")
+            axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=70)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    names = _SETS.value or list(SETS)
+    unknown = [name for name in names if name not in SETS]
+    if unknown:
+        sys.exit(f"--sets has {unknown[0]!r}; accepted are {', '.join(SETS)}")
+    if _DRAW.value:
+        draw(names, _RUNS_DIR.value, _FIGURE.value)
+        return
+    cache.enable(cache.default_directory())
+    for name in names:
+        file = os.path.join(_RESULTS.value, f"{name}.json")
+        if _TABLE.value:
+            with open(file, encoding="utf-8") as kept:
+                print(table(name, json.load(kept)))
+            continue
+        try:
+            folder = os.path.join(_RUNS_DIR.value, name)
+            results = run_all(configs(name, _SEEDS.value), folder, file)
+        except train.Stopped as stopped:
+            sys.exit(str(stopped))
+        print(table(name, results), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
