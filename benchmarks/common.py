@@ -95,30 +95,31 @@ def parse(
     argv: Sequence[str] | None,
     *,
     name: str,
-    rounds: int,
+    rounds: int | None = None,
     models: Iterable[str] = (),
     add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> argparse.Namespace:
-    """The flags that all benchmarks have: --rounds, --clock, --toy, --json, and --models.
+    """The flags that benchmarks have: --toy, --json, --rounds and --clock, --models.
 
     Args:
       doc: the benchmark's docstring, shown by --help.
       argv: the arguments, or None for those of the process.
       name: the benchmark's; --json without a path means `benchmarks/<name>.json`.
-      rounds: turns unless --rounds says otherwise; with --toy, two.
+      rounds: turns unless --rounds says otherwise; with --toy, two. None: nothing takes turns.
       models: the names that --models accepts, and takes all of by default.
       add: adds the benchmark's own flags.
     """
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(f"benchmarks.{name}", description=doc, formatter_class=form)
-    parser.add_argument("--rounds", type=int, help=f"turns of each program (default {rounds})")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu: this process's processor time, for a machine that is busy with other work; "
-        "keep to one core (taskset -c 0), as threads that wait are counted too",
-    )
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, help=f"turns of each program (default {rounds})")
+        parser.add_argument(
+            "--clock",
+            choices=CLOCKS,
+            default="wall",
+            help="cpu: this process's processor time, for a machine that is busy with other work; "
+            "keep to one core (taskset -c 0), as threads that wait are counted too",
+        )
     parser.add_argument("--toy", action="store_true", help="sizes of no interest, in seconds")
     default = FOLDER / f"{name}.json"
     parser.add_argument(
@@ -133,10 +134,10 @@ def parse(
         parser.add_argument("--models", default=",".join(known), help="comma-separated names")
     add(parser)
     args = parser.parse_args(argv)
-    if args.rounds is None:
-        args.rounds = 2 if args.toy else rounds
-    if args.rounds < 1:
-        parser.error(f"--rounds={args.rounds} must be 1 or more")
+    if rounds is not None:
+        args.rounds = args.rounds or (2 if args.toy else rounds)
+        if args.rounds < 1:
+            parser.error(f"--rounds={args.rounds} must be 1 or more")
     if known:
         args.models = tuple(args.models.split(","))
         unknown = [model for model in args.models if model not in known]
@@ -173,7 +174,7 @@ def cell(value: Any) -> str:
 
 def result_of(args: argparse.Namespace, rows: Mapping[str, Any], *packages: str) -> dict[str, Any]:
     """What --json writes: the machine, how it was measured, and the rows."""
-    how = {"rounds": args.rounds, "clock": args.clock, "toy": args.toy}
+    how = {key: getattr(args, key) for key in ("rounds", "clock", "toy") if key in args}
     return {"machine": machine(*packages), **how, "models": dict(rows)}
 
 

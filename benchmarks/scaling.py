@@ -1,6 +1,6 @@
 """What a wide s_fc needs on many devices: memory, communication, arithmetic; without the devices.
 
-    python -m benchmarks.scaling [--out=benchmarks/scaling.json]
+    python -m benchmarks.scaling [--json]
 
 The training program is compiled, never run, for meshes of 1, 8 and 256 virtual CPU devices, each
 in a process of its own. Bytes of memory are the compiled program's own account
@@ -14,27 +14,22 @@ links between devices (--teraflops, --gigabytes), with no overlap of the two.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
 
-from benchmarks import collectives
+from benchmarks import collectives, common
 from lconv_jax import config as config_lib
 from lconv_jax import data, models, train
-
-_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
-_ALPHA = flags.DEFINE_integer("alpha", 345, "Base channels of s_fc; 345 makes a billion weights.")
-_TERAFLOPS = flags.DEFINE_float("teraflops", 400.0, "Assumed arithmetic of a device, 10¹²/s.")
-_GIGABYTES = flags.DEFINE_float("gigabytes", 50.0, "Assumed 10⁹ bytes/s that a device sends.")
-_ONE = flags.DEFINE_string("one", None, "data,model,batch: compile this one and print it as JSON.")
 
 IMAGE_SHAPE, EXAMPLES = (32, 32, 3), 50_000
 # (data, model, batch): the batch of the paper on one and on eight devices; on 256 also a large one.
@@ -101,58 +96,61 @@ def leaf_bytes(leaf: Any) -> int:
     return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
 
 
-def _in_process(case: tuple[int, int, int]) -> dict[str, Any]:
+def _in_process(alpha: int, case: tuple[int, int, int]) -> dict[str, Any]:
     """`measure`, in a process with as many virtual devices as it takes."""
     devices = case[0] * case[1]
     environ = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, "-m", "benchmarks.scaling", f"--alpha={_ALPHA.value}"]
+    command = [sys.executable, "-m", "benchmarks.scaling", f"--alpha={alpha}"]
     command.append(f"--one={','.join(map(str, case))}")
     run = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def _assumed_seconds(row: dict[str, Any]) -> tuple[float, float]:
-    """(of arithmetic, of communication), one after the other, at the assumed speeds."""
-    return row["flops"] / (_TERAFLOPS.value * 1e12), row["sent_bytes"] / (_GIGABYTES.value * 1e9)
+def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Prints the table and returns what --json writes."""
 
+    def add(parser: argparse.ArgumentParser) -> None:
+        number: Any = parser.add_argument
+        number("--alpha", type=int, default=345, help="of s_fc; 345 makes a billion weights")
+        number("--teraflops", type=float, default=400.0, help="assumed, 10¹²/s of a device")
+        number("--gigabytes", type=float, default=50.0, help="assumed, 10⁹ bytes/s of a device")
+        number("--one", help="data,model,batch: compile this one and print it as JSON")
 
-def main(argv: list[str]) -> None:
-    del argv
-    if _ONE.value:
-        print(json.dumps(measure(_ALPHA.value, *map(int, _ONE.value.split(",")))))
-        return
-    hardware = f"compiled for virtual CPU devices by {platform.machine()}, jax {jax.__version__}"
-    head = "data × model  batch   state  temporary     sent   compute"
-    print(f"s_fc, alpha {_ALPHA.value}, images {IMAGE_SHAPE}; {hardware}; per device and step")
-    print(f"{head}   at {_TERAFLOPS.value:g} TFLOP/s  at {_GIGABYTES.value:g} GB/s (both assumed)")
-    print("                         GiB        GiB       MB   TFLOP          ms           ms")
-    rows = []
-    for case in CASES:
-        row = _in_process(case)
-        compute, send = _assumed_seconds(row)
-        row["assumed"] = {"compute_seconds": compute, "send_seconds": send}
-        rows.append(row)
-        print(
-            f"{row['data']:4} × {row['model']:<4} {row['batch']:7}"
-            f"{row['state_bytes'] / 2**30:8.3f}"
-            f"{row['temporary_bytes'] / 2**30:11.3f}{row['sent_bytes'] / 1e6:9.1f}"
-            f"{row['flops'] / 1e12:8.3f}{compute * 1e3:12.2f}{send * 1e3:13.2f}",
-            flush=True,
-        )
-    result = {
-        "device": hardware,
-        "jax": jax.__version__,
-        "alpha": _ALPHA.value,
-        "assumed_teraflops": _TERAFLOPS.value,
-        "assumed_gigabytes_per_second": _GIGABYTES.value,
-        "rows": rows,
+    args = common.parse(__doc__, argv, name="scaling", add=add)
+    if args.one:
+        print(json.dumps(measure(args.alpha, *map(int, args.one.split(",")))))
+        return None
+    if args.toy:
+        args.alpha = 8
+    rows = {}
+    for case in CASES[:2] if args.toy else CASES:
+        row = _in_process(args.alpha, case)
+        row["compute, ms"] = row["flops"] / (args.teraflops * 1e9)
+        row["send, ms"] = row["sent_bytes"] / (args.gigabytes * 1e6)
+        rows[f"{case[0]} × {case[1]}, batch {case[2]}"] = row
+    result = common.result_of(args, rows) | {
+        "alpha": args.alpha,
+        "assumed_teraflops": args.teraflops,
+        "assumed_gigabytes_per_second": args.gigabytes,
     }
-    if _OUT.value:
-        with open(_OUT.value, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
+    result["machine"]["hardware"] = f"compiled for virtual CPU devices by {platform.machine()}"
+    shown = {
+        name: {
+            "state, GiB": row["state_bytes"] / 2**30,
+            "temporary, GiB": row["temporary_bytes"] / 2**30,
+            "sent, MB": row["sent_bytes"] / 1e6,
+            "TFLOP": row["flops"] / 1e12,
+            "compute, ms": row["compute, ms"],
+            "send, ms": row["send, ms"],
+        }
+        for name, row in rows.items()
+    }
+    title = f"s_fc, alpha {args.alpha}, images {IMAGE_SHAPE}; data × model; per device and step"
+    common.show(title, shown, result["machine"])
+    common.write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

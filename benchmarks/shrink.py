@@ -1,6 +1,6 @@
 """What leaving out dead units saves, and that it changes nothing else.
 
-    python -m benchmarks.shrink --out=benchmarks/shrink.json
+    python -m benchmarks.shrink [--seeds=3] [--figure=FILE.png] [--json]
 
 Trains configs/mdl/sfc.py (the whole of Fashion-MNIST) with `train.shrink` none, exact and frozen,
 draws cost and sparsity against the epoch, and measures how far losses part after the first shrink:
@@ -12,45 +12,47 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import runpy
 import statistics
+import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from numpy.typing import NDArray
 
+from benchmarks import common
+from lconv_jax import config as config_lib
 from lconv_jax import metrics, shrink, train
 from lconv_jax.experiments.runs import with_overrides
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_CONFIG = flags.DEFINE_string("config", "configs/mdl/sfc.py", "Configuration file.")
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds of each.", 1)
-_RUNS_DIR = flags.DEFINE_string("runs_dir", None, "Where runs are kept; a temporary folder.")
-_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
-_FIGURE = flags.DEFINE_string("figure", None, "PNG file for the curves of seed 0.")
-_OVERRIDES = flags.DEFINE_list("overrides", [], "Further key=value changes of the configuration.")
+TOY = ["data.name=digits", "train.batch_size=128", "train.epochs=12", "model.alpha=8"]
 
 
-def get_config(how: str, seed: int) -> Any:
+def get_config(args: Any, how: str, seed: int) -> Any:
     """The configuration, evaluated each epoch, with `train.shrink` = how."""
-    config = runpy.run_path(_CONFIG.value)["get_config"]()
-    changes: dict[str, Any] = dict(item.split("=", 1) for item in _OVERRIDES.value)
-    changes = {key: json.loads(value) for key, value in changes.items()}
+    config = runpy.run_path(args.config)["get_config"]()
+    changes = {}
+    for item in [*(TOY if args.toy else []), *args.overrides]:
+        key, _, value = item.partition("=")
+        config_lib.check_name(key)
+        kind = type(config_lib.KEYS[key].default)
+        changes[key] = kind(value)
     fixed = {"train.shrink": how, "seed": seed, "log.eval_every_epochs": 1}
     return with_overrides(config, fixed | changes)
 
 
-def run(how: str, seed: int, runs_dir: str) -> dict[str, Any]:
+def run(args: Any, how: str, seed: int, runs_dir: str) -> dict[str, Any]:
     """Trains once; the curves and the end of the run."""
-    config, workdir = get_config(how, seed), os.path.join(runs_dir, f"{how}-seed{seed}")
+    config, workdir = get_config(args, how, seed), os.path.join(runs_dir, f"{how}-seed{seed}")
     summary = train.train_and_evaluate(config, workdir)
     lines = metrics.read_metrics(workdir)
     at, rate = metrics.column(lines, "time/examples_per_second")
@@ -79,9 +81,9 @@ def run(how: str, seed: int, runs_dir: str) -> dict[str, Any]:
     }
 
 
-def divergence(seed: int, epochs: int) -> dict[str, Any] | None:
+def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     """How far losses part after the first shrink, step by step: mean |difference| of the loss."""
-    config = get_config("exact", seed)
+    config = get_config(args, "exact", seed)
     whole = train.prepare(config)
     split = jax.device_put(whole.dataset.train)
     count = jnp.int32(whole.plan.steps_per_epoch)
@@ -140,54 +142,58 @@ def draw(runs: list[dict[str, Any]], path: str) -> None:
     plt.close(figure)
 
 
-def summarise(runs: list[dict[str, Any]]) -> list[str]:
-    """One line for each setting, as a Markdown table."""
-    rows = [
-        "| train.shrink | seeds | test accuracy | non-zeros | total, s | first epoch's step, ms "
-        "| last epochs' step, ms | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A row for each setting."""
+    rows = {}
     for how in ("none", "exact", "frozen"):
         same = [each for each in runs if each["how"] == how]
-        if not same:
-            continue
         first = statistics.median(each["step_ms"][0] for each in same)
         last = statistics.median(np.median(each["step_ms"][-10:]) for each in same)
         accuracy = [each["accuracy"] for each in same]
-        spread = statistics.stdev(accuracy) if len(accuracy) > 1 else 0.0
-        rows.append(
-            f"| {how} | {len(same)} | {statistics.mean(accuracy):.4f} ± {spread:.4f} "
-            f"| {statistics.mean(each['nonzeros'] for each in same):,.0f} "
-            f"| {statistics.median(each['seconds'] for each in same):.0f} "
-            f"| {first:.2f} | {last:.2f} | {first / last:.1f} |"
-        )
+        rows[how] = {
+            "seeds": len(same),
+            "test accuracy": f"{statistics.mean(accuracy):.4f}",
+            "s.d.": f"{statistics.stdev(accuracy):.4f}" if len(same) > 1 else "",
+            "non-zeros": round(statistics.mean(each["nonzeros"] for each in same)),
+            "total, s": statistics.median(each["seconds"] for each in same),
+            "first epoch's step, ms": first,
+            "last epochs' step, ms": last,
+            "ratio": first / last,
+        }
     return rows
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Prints the table and returns what --json writes."""
+
+    def add(parser: Any) -> None:
+        parser.add_argument("--config", default="configs/mdl/sfc.py", help="configuration file")
+        parser.add_argument("--seeds", type=int, default=3, help="seeds of each (default 3)")
+        parser.add_argument("--runs_dir", help="where runs are kept; else a temporary folder")
+        parser.add_argument("--figure", help="PNG file for the curves of seed 0")
+        parser.add_argument("--overrides", nargs="*", default=[], help="further KEY=VALUE changes")
+
+    args = common.parse(__doc__, argv, name="shrink", add=add)
+    if not os.path.isfile(args.config):
+        sys.exit(f"error: --config={args.config}: no such file")
     logging.set_verbosity(logging.WARNING)
+    seeds = range(1 if args.toy else args.seeds)
     with tempfile.TemporaryDirectory() as temporary:
         runs = [
-            run(how, seed, _RUNS_DIR.value or temporary)
-            for seed in range(_SEEDS.value)
+            run(args, how, seed, args.runs_dir or temporary)
+            for seed in seeds
             for how in ("none", "exact", "frozen")
         ]
-    result = {
-        "runs": runs,
-        "divergence": [divergence(seed, 4) for seed in range(_SEEDS.value)],
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {platform.machine()}, "
-        f"{os.cpu_count()} cores",
-        "jax": jax.__version__,
-    }
-    print("\n".join(summarise(runs)))
-    print(json.dumps(result["divergence"], indent=2))
-    print(result["device"], "jax", result["jax"])
-    if _FIGURE.value:
-        draw(runs, _FIGURE.value)
-    if _OUT.value:
-        metrics.write_atomically(_OUT.value, json.dumps(result, indent=1) + "\n")
+    rows = summarise(runs)
+    parted = [divergence(args, seed, 4) for seed in seeds]
+    result = common.result_of(args, rows) | {"divergence": parted, "runs": runs}
+    common.show("Units left out", rows, result["machine"])
+    print(json.dumps(parted, indent=2))
+    if args.figure:
+        draw(runs, args.figure)
+    common.write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,6 @@
 """Whether a sparse first layer is faster than a dense one, and when a sparse step is exact.
 
-    python -m benchmarks.sparse_layer RUN_DIR --out=benchmarks/sparse_layer.json
+    python -m benchmarks.sparse_layer RUN_DIR [--rounds=15] [--json]
 
 For each checkpoint of a run of a dense net under β-lasso: the time of the first layer's forward
 product on one batch as it is, as gathered sums over each unit's inputs, and by
@@ -16,17 +16,16 @@ stays below β·λ, which no screening can exceed.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import logging
 from flax import linen as nn
 from jax.experimental import sparse
 from numpy.typing import NDArray
@@ -34,11 +33,7 @@ from numpy.typing import NDArray
 from benchmarks import common
 from lconv_jax import steps, train
 from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, read_config
-
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns that each program takes.", 3)
-_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
 
 
 def gradient_of_outputs(experiment: Any, state: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -114,44 +109,39 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
     bound = rate * from_mean[:, None] * np.linalg.norm(delta, axis=0)[None, learns]
     step = rate * np.abs(inputs.T @ delta[:, learns])
     return {
-        "step": int(state.step),
         "learning rate": rate,
         "non-zeros": int(np.count_nonzero(kernel)),
         "density": float(np.count_nonzero(kernel) / kernel.size),
         "longest unit": int(index.shape[0]),
-        "forward, ms": {name: 1e3 * times.median(name) for name in times.seconds},
+        **{f"{name}, ms": 1e3 * times.median(name) for name in times.seconds},
         "ruled out by norms": float((bound < threshold).mean()),
         "below the threshold": float((step < threshold).mean()),
         "units ruled out whole": float((bound < threshold).all(0).mean()),
     }
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) != 2:
-        raise app.UsageError("give one run directory")
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Prints the table and returns what --json writes."""
+
+    def add(parser: Any) -> None:
+        parser.add_argument("run_dir", help="the --workdir of a run of a dense net")
+
+    args = common.parse(__doc__, argv, name="sparse_layer", rounds=15, add=add)
     logging.set_verbosity(logging.WARNING)
     try:
-        experiment = train.prepare(read_config(argv[1]))
+        experiment = train.prepare(read_config(args.run_dir))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    checkpoints = Checkpoints(os.path.join(argv[1], CHECKPOINTS))
-    rows = []
-    for step in checkpoints.steps():
+    checkpoints = Checkpoints(os.path.join(args.run_dir, CHECKPOINTS))
+    rows = {}
+    for step in checkpoints.steps()[: 1 if args.toy else None]:
         state = checkpoints.restore_step(step, train.stored_shapes(experiment))
-        rows.append(measure(experiment, state, _ROUNDS.value))
-        row = rows[-1]
-        print(
-            f"step {step:6d}  η {row['learning rate']:.3f}  density {row['density']:.4f}  "
-            + "  ".join(f"{name} {ms:.2f} ms" for name, ms in row["forward, ms"].items())
-            + f"  ruled out {row['ruled out by norms']:.1%} of {row['below the threshold']:.2%}"
-        )
-    device = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {platform.machine()}, "
-    device += f"{os.cpu_count()} cores"
-    print(device, "jax", jax.__version__)
-    if _OUT.value:
-        result = {"checkpoints": rows, "device": device, "jax": jax.__version__}
-        write_atomically(_OUT.value, json.dumps(result, indent=1) + "\n")
+        rows[f"step {step:,}"] = measure(experiment, state, args.rounds)
+    result = common.result_of(args, rows)
+    common.show("A sparse first layer", rows, result["machine"])
+    common.write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

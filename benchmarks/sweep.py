@@ -1,48 +1,40 @@
 """What training runs together saves against training them one after another.
 
-    python -m benchmarks.sweep --out=benchmarks/sweep.json
+    python -m benchmarks.sweep [--models=…] [--rounds=9] [--whole=3] [--json]
 
 For each network, K settings of β-lasso: an epoch of all of them by one vmapped program, against an
 epoch of each in turn, in one process, by a program that is compiled once (the same one, of one
 lane) and by that of a lone run. The three take turns, so that the machine's speed, which drifts, is
-the same for all; ratios are medians of the ratios of a turn, of wall time and of the processor time
-of the process, which other work on the machine disturbs less. Then whole runs, from the first step
+the same for all; ratios are medians of the ratios of a turn. Then whole runs, from the first step
 to the summary, with evaluation, logging and checkpoints; programs compiled beforehand.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import platform
-import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
-from rich import box, console, table
+from absl import logging
 
+from benchmarks import common
 from lconv_jax import config as config_lib
 from lconv_jax import together, train
 from lconv_jax.experiments.runs import with_overrides
 
-_TOGETHER = flags.DEFINE_list("together", ["8"], "Numbers of settings.")
-_CASES = flags.DEFINE_list("cases", None, "Some of the cases; all by default.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns that each program takes.", lower_bound=3)
-_WHOLE = flags.DEFINE_integer("whole", 3, "Turns of whole runs; 0: none.", lower_bound=0)
-_OUT = flags.DEFINE_string("out", None, "JSON file for the result.")
-
 _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.crop": 3}
 _DIGITS = {"data.name": "digits", "data.validation": 200, "data.crop": 1, "train.batch_size": 128}
 CASES: dict[str, dict[str, Any]] = {
-    "digits s_fc α=4": _DIGITS | {"model.alpha": 4},
-    "digits s_fc α=16": _DIGITS | {"model.alpha": 16},
-    "fashion_mnist_small s_fc α=2": _SMALL | {"model.alpha": 2},
-    "fashion_mnist_small s_fc α=8": _SMALL | {"model.alpha": 8},
-    "fashion_mnist_small s_conv α=8": _SMALL | {"model.name": "s_conv", "model.alpha": 8},
+    "digits_s_fc_4": _DIGITS | {"model.alpha": 4},
+    "digits_s_fc_16": _DIGITS | {"model.alpha": 16},
+    "fashion_s_fc_2": _SMALL | {"model.alpha": 2},
+    "fashion_s_fc_8": _SMALL | {"model.alpha": 8},
+    "fashion_s_conv_8": _SMALL | {"model.name": "s_conv", "model.alpha": 8},
 }
 
 
@@ -61,8 +53,9 @@ def experiments_of(changes: dict[str, Any], count: int) -> list[train.Experiment
     ]
 
 
-def measure(changes: dict[str, Any], count: int, rounds: int, whole_rounds: int) -> dict[str, Any]:
-    """Seconds of a step of all `count` runs, each way, and of whole runs."""
+def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
+    """A step of all runs, each way, and whole runs."""
+    count = args.together
     experiments = experiments_of(changes, count)
     config, plan = experiments[0].config, experiments[0].plan
     whole = together.undivided(config)
@@ -97,83 +90,54 @@ def measure(changes: dict[str, Any], count: int, rounds: int, whole_rounds: int)
                 states[how][index], rows = lone(states[how][index], own_split, steps)
         jax.block_until_ready(rows)
 
-    seconds: dict[str, list[float]] = {how: [] for how in states}
-    processor: dict[str, list[float]] = {how: [] for how in states}
-    for turn in range(rounds + 1):  # one turn of warm-up
-        for how in states:
-            begun, cpu_begun = time.perf_counter(), time.process_time()
-            advance(how)
-            if turn:
-                seconds[how].append((time.perf_counter() - begun) / plan.steps_per_epoch)
-                processor[how].append(time.process_time() - cpu_begun)
+    ways = {how: functools.partial(advance, how) for how in states}
+    times = common.interleave(ways, args.rounds, clock=args.clock)
     result = {
         "runs": count,
-        "steps of all runs together, ms": 1e3 * statistics.median(seconds["together"]),
-        "in turn / together": _ratio(seconds["in turn"], seconds["together"]),
-        "lone / together": _ratio(seconds["lone"], seconds["together"]),
-        "in turn / together, processor time": _ratio(processor["in turn"], processor["together"]),
-        "lone / together, processor time": _ratio(processor["lone"], processor["together"]),
-        "bytes": together.bytes_needed(all_),
-        "compiled in, s": compile_seconds,
+        "step of all, ms": 1e3 * times.median("together") / plan.steps_per_epoch,
+        "in turn / together": times.ratio("in turn", "together"),
+        "lone / together": times.ratio("lone", "together"),
+        "MiB": together.bytes_needed(all_) / 2**20,
+        "compile s": compile_seconds,
     }
-    if whole_rounds:
-        wholes: dict[str, list[float]] = {"together": [], "in turn": []}
-        for _ in range(whole_rounds):
-            for how, program in (("together", all_), ("in turn", one)):
-                wholes[how].append(_whole_runs(experiments, how, program, whole))
-        result["whole runs, together, s"] = statistics.median(wholes["together"])
-        result["whole runs, in turn / together"] = _ratio(wholes["in turn"], wholes["together"])
+    if args.whole:
+        wholes = {
+            how: functools.partial(_whole_runs, experiments, how, program, whole)
+            for how, program in (("together", all_), ("in turn", one))
+        }
+        times = common.interleave(wholes, args.whole, warmup=0)
+        result["whole runs, together, s"] = times.median("together")
+        result["whole runs, in turn / together"] = times.ratio("in turn", "together")
     return result
 
 
-def _whole_runs(experiments: list[train.Experiment], how: str, program: Any, whole: Any) -> float:
+def _whole_runs(experiments: list[train.Experiment], how: str, program: Any, whole: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             together.Run(experiment, os.path.join(folder, str(index)))
             for index, experiment in enumerate(experiments)
         ]
-        begun = time.perf_counter()
         for chunk in [runs] if how == "together" else [[run] for run in runs]:
             together.train_together(chunk, whole, program)
-        return time.perf_counter() - begun
 
 
-def _ratio(a: list[float], b: list[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Prints the table and returns what --json writes."""
 
+    def add(parser: Any) -> None:
+        parser.add_argument("--together", type=int, default=8, help="settings (default 8)")
+        parser.add_argument("--whole", type=int, default=3, help="turns of whole runs; 0: none")
 
-def main(argv: list[str]) -> None:
-    del argv
+    args = common.parse(__doc__, argv, name="sweep", rounds=9, models=CASES, add=add)
     logging.set_verbosity(logging.WARNING)
-    results: dict[str, Any] = {
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}, {platform.machine()}",
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "cases": {},
-    }
-    columns = ("runs", "step of all, ms", "in turn / together", "processor", "whole runs")
-    grid = table.Table("network", *columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for name in _CASES.value or CASES:
-        for count in map(int, _TOGETHER.value):
-            found = measure(CASES[name], count, _ROUNDS.value, _WHOLE.value)
-            results["cases"].setdefault(name, []).append(found)
-            grid.add_row(
-                name,
-                str(count),
-                f"{found['steps of all runs together, ms']:.2f}",
-                f"{found['in turn / together']:.2f}",
-                f"{found['in turn / together, processor time']:.2f}",
-                f"{found.get('whole runs, in turn / together', float('nan')):.2f}",
-            )
-            if _OUT.value:
-                with open(_OUT.value, "w", encoding="utf-8") as file:
-                    json.dump(results, file, indent=2)
-    terminal = console.Console()
-    terminal.print(f"{results['device']}, {results['cores']} cores, JAX {results['jax']}")
-    terminal.print(grid)
+    if args.toy:
+        args.together, args.whole = 2, 0
+    rows = {name: measure(CASES[name], args) for name in args.models}
+    result = common.result_of(args, rows)
+    common.show("Settings together and in turn", rows, result["machine"])
+    common.write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
