@@ -17,6 +17,7 @@ _DIGITS_TEST = 360
 # `read(name, data_dir)` returns the `Source`. Options stand behind the name (see `options`).
 MADE: dict[str, str] = {
     "mnist1d": "mnist1d",
+    "planted": "planted",
 }
 
 # Written by `python -m lconv_jax.data.make_small`.
