@@ -170,13 +170,13 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
     shift = functools.partial(
         data.augment, crop=config.data.crop, flip=config.data.flip, cutout=config.data.cutout
     )
-    noise, seed = config.data.noise, permutation_seed(config)
-    first = config.data.permute_first and seed is not None
-    if not first and not noise:
+    noise = config.data.noise
+    seed = permutation_seed(config) if config.data.permute_first else None
+    if seed is None and not noise:
         return shift
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-        if first:
+        if seed is not None:
             there = permutation(seed, images.shape[1:]) if order is None else order
             shifted = shift(key, _reordered(images, there))
             images = _reordered(shifted, jnp.argsort(jnp.asarray(there)))

@@ -194,7 +194,7 @@ def _placed(
 
 def _covariance(found: dict[str, Any]) -> NDArray[np.float64]:
     distance = np.abs(np.subtract.outer(np.arange(found["length"]), np.arange(found["length"])))
-    return _decay(found) ** distance
+    return np.power(_decay(found), distance.astype(np.float64))
 
 
 def _decay(found: dict[str, Any]) -> float:
