@@ -168,7 +168,8 @@ class _Random:
     def uniform(self, *shape: int) -> NDArray[np.float64]:
         """In (0, 1)."""
         raw = self._bits.random_raw(int(np.prod(shape)))
-        return ((raw >> np.uint64(11)) + 0.5).reshape(shape) * 2.0**-53
+        upper = np.asarray(raw >> np.uint64(12), np.float64)  # with 53 bits a half would be lost
+        return ((upper + 0.5) * 2.0**-52).reshape(shape)
 
     def normal(self, *shape: int) -> NDArray[np.float64]:
         """Gaussian, of mean 0 and variance 1, by inversion."""
@@ -194,7 +195,7 @@ def _placed(
 
 def _covariance(found: dict[str, Any]) -> NDArray[np.float64]:
     distance = np.abs(np.subtract.outer(np.arange(found["length"]), np.arange(found["length"])))
-    return np.power(_decay(found), distance.astype(np.float64))
+    return np.asarray(_decay(found) ** distance, np.float64)
 
 
 def _decay(found: dict[str, Any]) -> float:

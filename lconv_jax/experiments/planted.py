@@ -150,6 +150,7 @@ def draw(runs_dir: str, figures: str) -> None:
 
     os.makedirs(figures, exist_ok=True)
     figure, axes = plt.subplots(3, 3, figsize=(10, 5.4), sharex=True, sharey=True)
+    first, *_, last = KINDS
     for row, kind in zip(axes, KINDS, strict=True):
         panels = matched_fields(
             *(
@@ -166,9 +167,9 @@ def draw(runs_dir: str, figures: str) -> None:
             axis.set_yticks([])
             axis.grid(which="minor", axis="y", color="0.8", linewidth=0.6)
             axis.tick_params(which="both", left=False)
-            if row is axes[0]:
+            if kind == first:
                 axis.set_title(title)
-            if row is axes[-1]:
+            if kind == last:
                 axis.set_xlabel("input")
         row[0].set_ylabel(f"{kind}\nunits")
     figure.tight_layout()
