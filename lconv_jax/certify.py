@@ -107,9 +107,8 @@ def export_state(
     elif all(term.kind == "dense" for layer in network.layers for term in layer.terms):
         # Without padding, dark backgrounds may as well be zero: biases become small numbers.
         network = export.export(model, variables, dataset.image_shape, input_code="black")
-    if config.data.permute:
-        order = steps.permutation(config.seed, dataset.image_shape)
-        network = export.unpermute(network, order)
+    if (seed := steps.permutation_seed(config)) is not None:
+        network = export.unpermute(network, steps.permutation(seed, dataset.image_shape))
     return network
 
 

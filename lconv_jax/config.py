@@ -69,7 +69,21 @@ KEYS: dict[str, Key] = {
     "data.device_limit_gib": Key(4.0, *_POSITIVE, "GiB of a device that the data may take"),
     "data.examples": Key(0, *_at_least(0), "class-balanced training subset of this size; 0: all"),
     "data.validation": Key(0, *_at_least(0), "training examples held out for validation"),
-    "data.permute": Key(False, *_ANY, "apply one seeded permutation of the pixels to every image"),
+    "data.permute": Key(
+        0,
+        *_SEED,
+        "one permutation of the pixels for every image; 0: none, 1: one that follows from the "
+        "run's seed, n ≥ 2: that of seed n, whatever the run's seed",
+    ),
+    "data.permute_first": Key(
+        False, *_ANY, "permute the stored image, before shift, flip and cutout, not after them"
+    ),
+    "data.noise": Key(
+        0.0,
+        *_at_least(0),
+        "standard deviation of Gaussian noise on normalised training inputs, drawn anew at "
+        "every step after the other augmentation",
+    ),
     "data.crop": Key(0, *_at_least(0), "random shift by at most this many pixels, zero padding"),
     "data.flip": Key(False, *_ANY, "random left-right flip"),
     "data.cutout": Key(0, *_at_least(0), "side of the square set to zero at a random place"),
@@ -245,6 +259,11 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
             f"config.train.shrink = {flat['train.shrink']!r} leaves out units of dense hidden "
             "layers, and resnet18 has none; set it to 'none'"
         )
+    if flat["data.permute_first"] and not flat["data.permute"]:
+        raise ConfigError(
+            "config.data.permute_first = True needs a permutation; set config.data.permute to 1 or "
+            "more, or permute_first to False"
+        )
     dense = flat["model.name"] == "three_fc" or flat["model.name"].endswith("_fc")
     if flat["log.describe_every_epochs"] and flat["data.permute"] and not dense:
         raise ConfigError(
@@ -261,6 +280,8 @@ def digest(config: Mapping[str, Any]) -> str:
         for name, value in flatten(config)
         if not is_free(name) and (name not in KEYS or value != KEYS[name].default)
     }
+    if kept.get("data.permute") == 1:
+        kept["data.permute"] = True  # as before it was a number, so that results keep their digest
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,6 +23,8 @@ from lconv_jax.state import TrainState
 
 # What a random key is for; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
+# The noise's key follows from the shifts'. Their draws count up from 0 and never come to this.
+_NOISE = 2**32 - 1
 
 
 class Plan(NamedTuple):
@@ -125,10 +127,17 @@ def epoch_order(seed: Any, epoch: Any, size: int) -> jax.Array:
     return jax.random.permutation(key_for(seed, ORDER, epoch), size)
 
 
+def permutation_seed(config: Any) -> int | None:
+    """The seed of the permutation that `data.permute` asks for, or None where it asks for none."""
+    permute = config.data.permute
+    return None if permute == 0 else config.seed if permute == 1 else permute
+
+
 def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
-    """The order in which a run with `data.permute` sees the pixels; channels stay together."""
+    """The order in which a run sees the pixels, of `permutation_seed`; channels stay together."""
     pixels = math.prod(image_shape[:-1])
-    return np.asarray(jax.random.permutation(key_for(seed, PERMUTATION), pixels))
+    with jax.ensure_compile_time_eval():  # also where a program is being traced
+        return np.asarray(jax.random.permutation(key_for(seed, PERMUTATION), pixels))
 
 
 def make_arrange(
@@ -136,25 +145,55 @@ def make_arrange(
 ) -> Callable[[jax.Array], jax.Array]:
     """The function from stored images [B, *image_shape] to the model's input: scale, permute.
 
-    The permutation comes after augmentation, so that shifts and flips are those of real images.
-    `order`, which may be traced, takes the place of the configuration's own permutation.
+    The permutation comes after augmentation, so that shifts and flips are those of real images;
+    with `data.permute_first` see `make_augment`. `order`, which may be traced, takes the place of
+    the configuration's own permutation.
     """
-    if not config.data.permute:
+    seed = permutation_seed(config)
+    if seed is None:
         return data.normalize
-    order = permutation(config.seed, image_shape) if order is None else order
-
-    def arrange(images: jax.Array) -> jax.Array:
-        flat = data.normalize(images).reshape(images.shape[0], -1, image_shape[-1])
-        return flat[:, order].reshape(images.shape)
-
-    return arrange
+    order = permutation(seed, image_shape) if order is None else order
+    return lambda images: _reordered(data.normalize(images), order)
 
 
-def make_augment(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (key, stored images) -> images of the configuration's augmentation."""
-    return functools.partial(
+def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function (key, stored images) -> images of the configuration's augmentation.
+
+    Shift, flip and cutout, then noise; with noise the images are normalised, which `make_arrange`
+    leaves as they are. With `data.permute_first` they are those of the permuted images, put back:
+    what follows permutes, and the model sees permuted images that were shifted.
+
+    Args:
+      config: of the run.
+      order: takes the place of the configuration's own permutation, and may be traced.
+    """
+    shift = functools.partial(
         data.augment, crop=config.data.crop, flip=config.data.flip, cutout=config.data.cutout
     )
+    noise = config.data.noise
+    seed = permutation_seed(config) if config.data.permute_first else None
+    if seed is None and not noise:
+        return shift
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        if seed is not None:
+            there = permutation(seed, images.shape[1:]) if order is None else order
+            shifted = shift(key, _reordered(images, there))
+            images = _reordered(shifted, jnp.argsort(jnp.asarray(there)))
+        else:
+            images = shift(key, images)
+        if not noise:
+            return images
+        draws = jax.random.normal(jax.random.fold_in(key, _NOISE), images.shape)
+        return data.normalize(images) + noise * draws
+
+    return augment
+
+
+def _reordered(images: jax.Array, order: Any) -> jax.Array:
+    """Images [B, *spatial, C] whose pixel i is pixel order[i] of the given ones."""
+    flat = images.reshape(images.shape[0], -1, images.shape[-1])
+    return flat[:, order].reshape(images.shape)
 
 
 def count_nonzeros(kernel: jax.Array, axis: int = -1) -> jax.Array:
@@ -192,6 +231,7 @@ def make_train_steps(
     with_metrics: bool = True,
     seed: Any = None,
     subset: Any = None,
+    order: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """The function (state, train, count) -> (state, metrics) that takes `count` training steps.
 
@@ -207,10 +247,11 @@ def make_train_steps(
       with_metrics: without, there is the loss alone.
       seed: takes the place of the configuration's, and may be traced, as the plan's optimizer may.
       subset: int32 [N], which may be traced; the training set is these rows of `train`.
+      order: takes the place of the configuration's permutation, as in `make_augment`.
     """
     batch_size = config.train.batch_size
     seed = config.seed if seed is None else seed
-    augment = make_augment(config)
+    augment = make_augment(config, order)
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> Any:
         inputs = arrange(augment(key_for(seed, AUGMENT, state.step), images))

@@ -128,7 +128,8 @@ def make_lanes(experiments: Sequence[train.Experiment], whole: data.Dataset) -> 
     orders = None
     if first.config.data.permute:
         shape = first.dataset.image_shape
-        orders = np.stack([steps.permutation(each.config.seed, shape) for each in experiments])
+        seeds = [steps.permutation_seed(each.config) for each in experiments]
+        orders = np.stack([steps.permutation(seed, shape) for seed in seeds if seed is not None])
     return Lanes(
         {
             name: np.asarray([each.plan.numbers[name] for each in experiments], np.float64).astype(
@@ -155,7 +156,10 @@ def compile_together(experiments: Sequence[train.Experiment], whole: data.Datase
         arrange = steps.make_arrange(config, dataset.image_shape, lane.orders)
         own_plan = plan._replace(schedule=schedule, tx=tx)
         function = steps.make_train_steps(
-            config, model, own_plan, arrange, mesh, seed=lane.seeds, subset=lane.rows
+            *(config, model, own_plan, arrange, mesh),
+            seed=lane.seeds,
+            subset=lane.rows,
+            order=lane.orders,
         )
         return function(state, split, count)
 
@@ -400,7 +404,7 @@ def _make_evaluation(
 
     def evaluate(lane: _Lane, state: TrainState, step: int) -> dict[str, float]:
         experiment, seed = lane.experiment, lane.experiment.config.seed
-        key = seed if experiment.config.data.permute else None
+        key = steps.permutation_seed(experiment.config)
         if key not in compiled:
             compiled[key] = train.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)

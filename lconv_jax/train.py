@@ -531,10 +531,11 @@ def _first_filters(experiment: Experiment, kernel: jax.Array) -> NDArray[np.floa
 def _unpermuted(experiment: Experiment, weights: NDArray[Any]) -> NDArray[Any]:
     """A dense first layer's weights with their rows in the order of the original pixels."""
     config, image_shape = experiment.config, experiment.dataset.image_shape
-    if not config.data.permute or weights.ndim != 2:
+    seed = steps.permutation_seed(config)
+    if seed is None or weights.ndim != 2:
         return weights
     by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
-    back = np.argsort(steps.permutation(config.seed, image_shape))
+    back = np.argsort(steps.permutation(seed, image_shape))
     return by_pixel[back].reshape(weights.shape)
 
 

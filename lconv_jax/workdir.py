@@ -56,14 +56,17 @@ def check_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str
 def read_config(workdir: str | os.PathLike[str]) -> Any:
     """The `ConfigDict` of the run in a directory.
 
-    Keys that a version since then has added are at their defaults.
+    Keys that a version since then has added are at their defaults; values of a type that a key had
+    before are what they are now.
     """
     with open(os.path.join(workdir, CONFIG_FILE), encoding="utf-8") as file:
         return config_lib.unflatten(_defaults() | _flat(json.load(file)))
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    return dict(config_lib.flatten(record["config"]))
+    flat = dict(config_lib.flatten(record["config"]))
+    # `data.permute` was once True or False.
+    return {name: int(v) if name == "data.permute" else v for name, v in flat.items()}
 
 
 def _defaults() -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_old_run_directories_are_read(run_dir, tmp_path):
 
 @pytest.mark.slow
 def test_permuted_pixels_are_put_back(tmp_path):
-    changes = {"data.permute": True, "train.epochs": 4, "log.describe_every_epochs": 0}
+    changes = {"data.permute": 1, "train.epochs": 4, "log.describe_every_epochs": 0}
     train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
     experiment, network, _ = load_run(str(tmp_path))
     test = experiment.dataset.test
@@ -168,7 +168,7 @@ def test_permuted_pixels_are_put_back(tmp_path):
 
 
 def test_a_convolution_on_permuted_pixels_is_refused():
-    changes = {"model.name": "s_conv", "data.permute": True}
+    changes = {"model.name": "s_conv", "data.permute": 1}
     with pytest.raises(config.ConfigError, match="describe_every_epochs"):
         config.validate(with_overrides(get_config(), SPARSE | changes))
 

@@ -114,7 +114,7 @@ def test_black_is_refused_where_padding_would_change(name):
 @pytest.mark.parametrize("name", DENSE)
 def test_unpermute_undoes_the_permutation_of_a_run(name, shape, code):
     config = tiny_config.get_config()
-    config.data.permute = True
+    config.data.permute = 1
     model, variables = made(name, shape)
     images = stored(shape)
     expected = model.apply(variables, steps.make_arrange(config, shape)(images))

@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 def _config(folder):
     config = tiny_config.get_config()
     config.data.name, config.data.data_dir = "made_set", str(folder)
-    config.data.validation, config.data.flip, config.data.permute = 50, True, True
+    config.data.validation, config.data.flip, config.data.permute = 50, True, 1
     config.model.alpha = 2
     config.train.batch_size, config.train.epochs = 32, 3
     config.log.eval_every_epochs = config.checkpoint.every_epochs = 1

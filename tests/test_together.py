@@ -60,7 +60,7 @@ def finished(compiled, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "compared"),
     [
-        ({"optimizer.weight_decay": 1e-3, "model.dropout": 0.3, "data.permute": True}, [0, 3]),
+        ({"optimizer.weight_decay": 1e-3, "model.dropout": 0.3, "data.permute": 1}, [0, 3]),
         ({"model.name": "s_conv", "data.cutout": 3}, [2]),
     ],
 )

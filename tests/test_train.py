@@ -219,7 +219,7 @@ def test_reference_lr_sum_keeps_budget_and_threshold():
 
 def test_permuted_pixels_are_the_same_pixels():
     config = tiny_config.get_config()
-    config.data.permute = True
+    config.data.permute = 1
     images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
     shown = np.asarray(steps.make_arrange(config, (8, 8, 1))(jnp.asarray(images)))
     order = steps.permutation(config.seed, (8, 8, 1))
@@ -270,7 +270,7 @@ def test_pooled_statistics_are_those_of_all_the_examples():
 
 def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path):
     config = tiny_config.get_config()
-    config.data.permute = True
+    config.data.permute = 1
     config.train.epochs = 4
     summary = train.train_and_evaluate(config, tmp_path)
     _, _, state = _restored(tmp_path, config)

@@ -56,7 +56,7 @@ def configs(group: str, data_dir: str = "") -> dict[str, Any]:
             for seed in seeds:
                 runs[f"{optimizer}, seed {seed}"] = get_config(small, optimizer, seed=seed)
     elif group == "others":
-        runs["beta_lasso, pixels permuted"] = get_config(small, "beta_lasso", data__permute=True)
+        runs["beta_lasso, pixels permuted"] = get_config(small, "beta_lasso", data__permute=1)
         runs["beta_lasso, beta 10"] = get_config(small, "beta_lasso", optimizer__beta=10.0)
         runs["s_conv, sgd"] = get_config(small, "sgd", model__name="s_conv", train__epochs=100)
     elif group == "full":
