@@ -16,8 +16,11 @@ The two differ in their higher moments only. Mean 0, variance 1 at every positio
 
 Origin: generated here, from the seed; nothing is read. There is no licence to observe, and no
 option needs a package that is not installed with this one. Signals [N, length, 1] and images
-[N, side, side, 1], float32; labels int32: 0 for ξ = xi1, 1 for ξ = xi2, in alternation. Training and
-test set are independent draws. With one seed, nlgp and gp filter the same white noise.
+[N, side, side, 1], float32; labels int32: 0 for ξ = xi1, 1 for ξ = xi2, in alternation. Training
+and test set are independent draws. With one seed, nlgp and gp filter the same white noise.
+
+Options: length or side, gain, power, xi1 and xi2 (in positions), the numbers of examples and of
+test examples, and seed; the defaults are below.
 """
 
 from __future__ import annotations
@@ -32,10 +35,9 @@ from numpy.typing import NDArray
 from lconv_jax.data import dataset, options
 
 # The options behind the name, and their defaults.
-_COMMON = {"xi1": 1.0, "xi2": 2.0, "gain": 10.0, "power": 2.0}
-_COUNTS = {"examples": 100_000, "test": 10_000, "seed": 0}
-SIGNALS: dict[str, Any] = {"length": 40, **_COMMON, **_COUNTS}
-IMAGES: dict[str, Any] = {"side": 12, **_COMMON, **_COUNTS}
+_COMMON = {"gain": 10.0, "power": 2.0, "examples": 100_000, "test": 10_000, "seed": 0}
+SIGNALS: dict[str, Any] = {"length": 40, "xi1": 1.0, "xi2": 2.0, **_COMMON}
+IMAGES: dict[str, Any] = {"side": 10, "xi1": 1.0, "xi2": 1.5, **_COMMON}
 
 # Fields that are made at a time.
 _BLOCK = 1024
@@ -53,11 +55,14 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     base = name.partition(":")[0]
     given = options.parse(name, IMAGES if base.endswith("_2d") else SIGNALS)
     _check(name, given)
-    splits = [
-        _split(name, given, stream, count)
-        for stream, count in enumerate((given["examples"], given["test"]))
-    ]
-    return dataset.Source(name, 2, *splits, f"{name} (training)", f"{name} (test)")
+    return dataset.Source(
+        name=name,
+        num_classes=2,
+        train=_split(name, given, 0, given["examples"]),
+        test=_split(name, given, 1, given["test"]),
+        train_file=f"{name} (training)",
+        test_file=f"{name} (test)",
+    )
 
 
 def covariance(
