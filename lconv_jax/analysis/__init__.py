@@ -1,6 +1,13 @@
 """What a trained network's weights look like: functions of arrays."""
 
-from lconv_jax.analysis.filters import choose_filters, first_layer_filters, save_filters, tile
+from lconv_jax.analysis.filters import (
+    choose_filters,
+    draw_signals,
+    first_layer_filters,
+    picture,
+    save_filters,
+    tile,
+)
 from lconv_jax.analysis.localisation import (
     Localisation,
     localisation,
@@ -16,10 +23,12 @@ __all__ = [
     "Locality",
     "Structure",
     "choose_filters",
+    "draw_signals",
     "first_layer_filters",
     "localisation",
     "locality",
     "participation",
+    "picture",
     "save_filters",
     "shuffle_support",
     "shuffle_weights",
