@@ -60,7 +60,7 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     peak = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     scaled = filters / np.where(peak > 0, peak, 1)
     if channels == 3:
-        rgb = 0.5 + 0.5 * scaled
+        rgb: NDArray[Any] = 0.5 + 0.5 * scaled
     else:
         value = np.clip(scaled.sum(-1, keepdims=True), -1, 1)
         rgb = _colours(value)
@@ -161,6 +161,6 @@ def save_filters(filters: NDArray[np.float32], path: str | os.PathLike[str]) -> 
     image.imsave(path, picture(filters))
 
 
-def _colours(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def _colours(values: NDArray[Any]) -> NDArray[Any]:
     """Values in −1 … 1, [..., 1], as RGB: blue is −1, white 0, red 1."""
     return 1 - np.abs(values) * (1 - np.where(values > 0, _RED, _BLUE))
