@@ -82,7 +82,7 @@ def picture(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
     return tile(filters, scale=max(1, 84 // max(filters.shape[1:3])))
 
 
-def draw_signals(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
+def draw_signals(filters: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.uint8]:
     """Filters of signals in a grid, as an RGB image [H, W, 3].
 
     Each filter is divided by its largest magnitude. One channel: a bar for each weight, upwards and
@@ -92,6 +92,7 @@ def draw_signals(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
 
     Args:
       filters: [units, 1, length, channels].
+      scale: of the whole drawing, for print.
     """
     # Here, so that importing the analysis loads no plotting.
     from matplotlib import collections, figure
@@ -103,7 +104,7 @@ def draw_signals(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
     columns = max(1, min(math.ceil(math.sqrt(count)), 1600 // (wide + gap)))
     rows = math.ceil(count / columns)
     width, height = left + columns * (wide + gap), top + rows * (high + gap)
-    drawn = figure.Figure(figsize=(width / 100, height / 100), dpi=100)
+    drawn = figure.Figure(figsize=(width / 100, height / 100), dpi=100 * scale)
     canvas = backend_agg.FigureCanvasAgg(drawn)
     axes = drawn.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))

@@ -122,20 +122,22 @@ def draw(runs_dir: str, figures: str, group: str) -> None:
     from matplotlib import pyplot as plt
 
     os.makedirs(figures, exist_ok=True)
-    size = (10.6, 6.2) if group == "signals" else (7, 7.6)
+    size = (10.6, 6.4) if group == "signals" else (6.6, 7.4)
     figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained")
     for row, (optimizer, method) in enumerate(OPTIMIZERS.items()):
         for column, (source, title) in enumerate(SOURCES[group].items()):
             kernel, shape = first_kernel(os.path.join(runs_dir, f"{source}, {optimizer}, seed 0"))
             ratio = analysis.localisation(kernel, shape, periodic=True).ratio
-            live = kernel[:, kernel.any(0)][:, :9]
-            filters = analysis.first_layer_filters(live, shape)
+            filters = analysis.first_layer_filters(kernel[:, kernel.any(0)][:, :9], shape)
             axis = axes[row, column]
-            axis.imshow(analysis.picture(filters), interpolation="none")
-            axis.set_title(f"{title}, {method}: {ratio:.2f} of the shuffled spread", fontsize=11)
+            if group == "signals":
+                axis.imshow(analysis.draw_signals(filters, scale=2))
+            else:
+                axis.imshow(analysis.tile(filters, scale=16), interpolation="none")
+            axis.set_title(f"{title}, {method}\nspread {ratio:.2f} of shuffled", fontsize=11)
             axis.axis("off")
     name = "localisation.png" if group == "signals" else "localisation_2d.png"
-    figure.savefig(os.path.join(figures, name), dpi=110)
+    figure.savefig(os.path.join(figures, name), dpi=150)
 
 
 def main(argv: list[str]) -> None:
