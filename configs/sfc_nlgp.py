@@ -5,7 +5,8 @@
 SGD instead: --config=configs/sfc_nlgp.py:sgd
 Its Gaussian clone, or images: --config.data.name=gp, nlgp_2d, gp_2d
 
-MEASURED
+On two cores of an AMD EPYC: 6 to 12 seconds, test accuracy 89.9 % on each of two seeds at 17 %
+density of the first layer; SGD 89.1 % ± 0.7 % (docs/other_data.md).
 """
 
 from lconv_jax import config as config_lib

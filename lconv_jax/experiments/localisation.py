@@ -8,8 +8,10 @@ Ingrosso and Goldt ("Data-driven emergence of convolutional structure in neural 
 2022) find that plain SGD on a fully connected net makes local fields where the inputs are
 translation invariant and not Gaussian, and none on Gaussian inputs of the same covariance. Here are
 both, for SGD with weight decay and for β-lasso, with s_fc: nlgp and gp in one dimension (`signals`)
-or two (`images`). A seed is that of the data too, so that runs are independent. `draw` makes the
-figures from the run directories of seed 0. Run it from the root of a clone: it reads configs/.
+or two (`images`). A seed is that of the data too, so that runs are independent. SGD's weights are
+also judged when all but the largest of each unit are cut away, as many as β-lasso leaves: whether
+its fields are local for no other reason than that they are sparse. `draw` makes the figures from
+the run directories of seed 0. Run it from the root of a clone: it reads configs/.
 """
 
 from __future__ import annotations
@@ -63,49 +65,72 @@ def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
 
 
+def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The kernel with all but the `count` largest weights of each unit set to zero."""
+    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
+    kept = np.zeros_like(kernel)
+    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
+    return kept
+
+
 def add_localisation(
     results: dict[str, dict[str, Any]], runs_dir: str, results_file: str
 ) -> dict[str, dict[str, Any]]:
-    """The results with the localisation of each run's first layer, in the results' file too."""
+    """The results with the localisation of each run's first layer, in the results' file too.
+
+    An SGD run also has that of its weights cut to the mean number a unit of its β-lasso twin has.
+    """
     with open(results_file, encoding="utf-8") as file:
         kept = json.load(file)
     for name, result in results.items():
-        if "localisation" in result:
+        twin = results.get(name.replace("sgd", "beta_lasso"), result)
+        made_of = [result["config_sha256"], twin["config_sha256"]]
+        if result.get("localisation", {}).get("config_sha256") == made_of:
             continue
         kernel, shape = first_kernel(os.path.join(runs_dir, name))
-        found = analysis.localisation(kernel, shape, periodic=True)
-        result["localisation"] = found._asdict() | {"all_units": kernel.shape[1]}
-        kept[name] = result
-        write_atomically(results_file, json.dumps(kept, indent=1) + "\n")
+        kernels = {"whole": kernel}
+        if twin is not result:
+            count = round(len(kernel) * _density(twin))
+            kernels["cut"] = cut(kernel, count)
+        result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
+            key: analysis.localisation(each, shape, periodic=True)._asdict()
+            | {"weights": np.count_nonzero(each) / kernel.shape[1]}
+            for key, each in kernels.items()
+        }
+        write_atomically(results_file, json.dumps(kept | results, indent=1) + "\n")
     return results
+
+
+def _density(result: Mapping[str, Any]) -> float:
+    return result["metrics"]["sparsity/conv1/nonzeros"] / result["weights"]["conv1"]
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """One Markdown row a cell: means and standard deviations over its seeds."""
     rows = [
-        "| data | training | seeds | test accuracy | density | spread | shuffled | ratio | IPR |",
+        "| data | training | seeds | test accuracy | weights a unit | spread | shuffled | ratio "
+        "| IPR |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for sources in SOURCES.values():
-        for source, title in sources.items():
-            for optimizer, method in OPTIMIZERS.items():
-                cell = f"{source}, {optimizer}, seed"
-                found = [result for name, result in results.items() if name.startswith(cell)]
-                if not found:
+    titles = {source: title for group in SOURCES.values() for source, title in group.items()}
+    for source, title in titles.items():
+        for optimizer, method in OPTIMIZERS.items():
+            cell = f"{source}, {optimizer}, seed"
+            found = [result for name, result in results.items() if name.startswith(cell)]
+            for key, suffix in {"whole": "", "cut": ", cut"}.items():
+                measured = [r["localisation"][key] for r in found if key in r["localisation"]]
+                if not measured:
                     continue
-                measured = [result["localisation"] for result in found]
+                accuracy = [r["metrics"]["eval/accuracy"] for r in found]
+                weights = [m["weights"] for m in measured]
                 columns = [
-                    _spread([r["metrics"]["eval/accuracy"] for r in found], ".1%"),
-                    _spread(
-                        [
-                            r["metrics"]["sparsity/conv1/nonzeros"] / r["weights"]["conv1"]
-                            for r in found
-                        ],
-                        ".0%",
-                    ),
-                    *(_spread([m[key] for m in measured], ".2f") for key in _MEASURED),
+                    "–" if suffix else _spread(accuracy, ".1%"),
+                    _spread(weights, ".1f"),
+                    *(_spread([m[each] for m in measured], ".2f") for each in _MEASURED),
                 ]
-                rows.append(f"| {title} | {method} | {len(found)} | " + " | ".join(columns) + " |")
+                rows.append(
+                    f"| {title} | {method}{suffix} | {len(measured)} | {' | '.join(columns)} |"
+                )
     return "\n".join(rows)
 
 
