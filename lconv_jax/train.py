@@ -513,7 +513,7 @@ def write_weights(
     """Adds histograms of the layers' weights and a picture of filters to the TensorBoard events."""
     kernels = models.kernels(state.params)
     filters = _first_filters(experiment, _first(kernels))
-    writer.write_weights(step, kernels, analysis.tile(analysis.choose_filters(filters, 64)))
+    writer.write_weights(step, kernels, analysis.picture(analysis.choose_filters(filters, 64)))
 
 
 def _first(kernels: Mapping[str, Any]) -> Any:

@@ -1,24 +1,45 @@
 """What a trained network's weights look like: functions of arrays."""
 
-from lconv_jax.analysis.filters import choose_filters, first_layer_filters, save_filters, tile
+from lconv_jax.analysis.filters import (
+    choose_filters,
+    draw_signals,
+    first_layer_filters,
+    picture,
+    save_filters,
+    tile,
+)
+from lconv_jax.analysis.localisation import (
+    Localisation,
+    localisation,
+    participation,
+    shuffle_weights,
+    unit_spread,
+)
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
 from lconv_jax.analysis.recovery import Match, Recovery, partners, recovery
 from lconv_jax.analysis.structure import Structure, structure, support_bits
 
 __all__ = [
+    "Localisation",
     "Locality",
     "Match",
     "Recovery",
     "Structure",
     "choose_filters",
+    "draw_signals",
     "first_layer_filters",
+    "localisation",
     "locality",
+    "participation",
     "partners",
+    "picture",
     "recovery",
     "save_filters",
     "shuffle_support",
+    "shuffle_weights",
     "structure",
     "support_bits",
     "tile",
+    "unit_spread",
     "window_share",
 ]

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# The inks of the largest positive and negative weight.
+_RED, _BLUE = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])
+
 
 def first_layer_filters(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The weights of each unit of a first layer, laid out as images.
@@ -57,12 +60,10 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     peak = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     scaled = filters / np.where(peak > 0, peak, 1)
     if channels == 3:
-        rgb = 0.5 + 0.5 * scaled
+        rgb: NDArray[Any] = 0.5 + 0.5 * scaled
     else:
         value = np.clip(scaled.sum(-1, keepdims=True), -1, 1)
-        red, blue = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])
-        ink = np.where(value > 0, red, blue)
-        rgb = 1 - np.abs(value) * (1 - ink)
+        rgb = _colours(value)
     pixels = np.kron((255 * rgb).astype(np.uint8), np.ones((1, scale, scale, 1), np.uint8))
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -74,8 +75,93 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     return image
 
 
+def picture(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Filters as a picture to look at: `tile` for images, `draw_signals` for signals."""
+    if filters.shape[1] == 1:
+        return draw_signals(filters)
+    return tile(filters, scale=max(1, 84 // max(filters.shape[1:3])))
+
+
+def draw_signals(filters: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.uint8]:
+    """Filters of signals in a grid, as an RGB image [H, W, 3].
+
+    Each filter is divided by its largest magnitude. One channel: a bar for each weight, upwards and
+    red if positive, downwards and blue if negative, against its position; a weight that is zero has
+    none. Several channels: a heat map, a row for each channel and a column for each position, in
+    the colours of `tile`. The first cell's axes are labelled and hold for all.
+
+    Args:
+      filters: [units, 1, length, channels].
+      scale: of the whole drawing, for print.
+    """
+    # Here, so that importing the analysis loads no plotting.
+    from matplotlib import collections, figure
+    from matplotlib.backends import backend_agg
+
+    count, _, length, channels = filters.shape
+    # In pixels: the cell, and what is left of and above the first for its labels.
+    wide, high, gap, left, top = max(150, 2 * length), max(70, 6 * channels), 10, 46, 30
+    columns = max(1, min(math.ceil(math.sqrt(count)), 1600 // (wide + gap)))
+    rows = math.ceil(count / columns)
+    width, height = left + columns * (wide + gap), top + rows * (high + gap)
+    drawn = figure.Figure(figsize=(width / 100, height / 100), dpi=100 * scale)
+    canvas = backend_agg.FigureCanvasAgg(drawn)
+    axes = drawn.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    bars, inks, baselines, boxes = [], [], [], []
+    peak = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
+    scaled = (filters / np.where(peak > 0, peak, 1))[:, 0]
+    centres = (np.arange(length) + 0.5) * wide / length
+    for index, weights in enumerate(scaled):
+        x, y = left + index % columns * (wide + gap), top + index // columns * (high + gap)
+        boxes.append([(x, y), (x + wide, y), (x + wide, y + high), (x, y + high), (x, y)])
+        if channels > 1:
+            axes.imshow(
+                _colours(weights.T[..., None]),
+                extent=(x, x + wide, y + high, y),
+                aspect="auto",
+                interpolation="nearest",
+            )
+            continue
+        zero = y + high / 2
+        baselines.append([(x, zero), (x + wide, zero)])
+        for at, weight in zip(x + centres, weights[:, 0], strict=True):
+            if weight:
+                bars.append([(at, zero), (at, zero - 0.47 * high * weight)])
+                inks.append(_RED if weight > 0 else _BLUE)
+    # Lines are in points, 72 to the 100 pixels of an inch.
+    bar_width = 0.72 * max(0.75 * wide / length, 1)
+    axes.add_collection(collections.LineCollection(baselines, colors="0.6", linewidths=0.5))
+    axes.add_collection(
+        collections.LineCollection(bars, colors=inks, linewidths=bar_width, capstyle="butt")
+    )
+    axes.add_collection(collections.LineCollection(boxes, colors="0.6", linewidths=0.7))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    middle, upper, lower = ("weight", "+1", "−1")
+    if channels > 1:
+        middle, upper, lower = ("channel", "0", f"{channels - 1}")
+    for x, y, label, across, along in (
+        (left, top - 4, "0", "left", "baseline"),
+        (left + wide / 2, top - 4, "position", "center", "baseline"),
+        (left + wide, top - 4, f"{length - 1}", "right", "baseline"),
+        (left - 5, top, upper, "right", "top"),
+        (left - 5, top + high, lower, "right", "bottom"),
+        (left - 24, top + high / 2, middle, "center", "center"),
+    ):
+        turn = 90 if label == middle else 0
+        axes.text(x, y, label, ha=across, va=along, rotation=turn, fontsize=8, color="0.2")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def save_filters(filters: NDArray[np.float32], path: str | os.PathLike[str]) -> None:
-    """Writes `tile(filters)` as a PNG."""
+    """Writes `picture(filters)` as a PNG."""
     from matplotlib import image  # here, so that importing the analysis loads no plotting
 
-    image.imsave(path, tile(filters, scale=max(1, 84 // max(filters.shape[1:3]))))
+    image.imsave(path, picture(filters))
+
+
+def _colours(values: NDArray[Any]) -> NDArray[Any]:
+    """Values in −1 … 1, [..., 1], as RGB: blue is −1, white 0, red 1."""
+    return 1 - np.abs(values) * (1 - np.where(values > 0, _RED, _BLUE))

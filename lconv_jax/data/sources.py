@@ -18,6 +18,10 @@ _DIGITS_TEST = 360
 MADE: dict[str, str] = {
     "mnist1d": "mnist1d",
     "planted": "planted",
+    "gp": "gaussian",
+    "gp_2d": "gaussian",
+    "nlgp": "gaussian",
+    "nlgp_2d": "gaussian",
 }
 
 # Written by `python -m lconv_jax.data.make_small`.

@@ -1,0 +1,185 @@
+"""Whether fields are local because of the data or because of the penalty.
+
+    python -m lconv_jax.experiments.localisation --group=signals
+    python -m lconv_jax.experiments.localisation --group=images
+    python -m lconv_jax.experiments.localisation --group=draw
+
+Ingrosso and Goldt ("Data-driven emergence of convolutional structure in neural networks", PNAS
+2022) find that plain SGD on a fully connected net makes local fields where the inputs are
+translation invariant and not Gaussian, and none on Gaussian inputs of the same covariance. Here are
+both, for SGD with weight decay and for β-lasso, with s_fc: nlgp and gp in one dimension (`signals`)
+or two (`images`). A seed is that of the data too, so that runs are independent. SGD's weights are
+also judged when all but the largest of each unit are cut away, as many as β-lasso leaves: whether
+its fields are local for no other reason than that they are sparse. `draw` makes the figures from
+the run directories of seed 0. Run it from the root of a clone: it reads configs/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from numpy.typing import NDArray
+
+from lconv_jax import analysis, train
+from lconv_jax.describe import load_run
+from lconv_jax.experiments.runs import run_all, with_overrides
+from lconv_jax.metrics import write_atomically
+
+OPTIMIZERS = {"sgd": "SGD", "beta_lasso": "β-lasso"}
+SOURCES = {
+    "signals": {"nlgp": "NLGP", "gp": "GP"},
+    "images": {"nlgp_2d": "NLGP, 2-D", "gp_2d": "GP, 2-D"},
+}
+_MEASURED = ("spread", "null_spread", "ratio", "ipr")
+
+_GROUP = flags.DEFINE_enum("group", "signals", (*SOURCES, "draw"), "Which runs.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each cell.", lower_bound=1)
+_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/localisation", "Where the runs live.")
+_RESULTS = flags.DEFINE_string("results", "docs/results/localisation.json", "Kept results.")
+_FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+
+
+def configs(group: str, seeds: int) -> dict[str, Any]:
+    """The runs of a group, by name."""
+    get_config = runpy.run_path(os.path.join("configs", "sfc_nlgp.py"))["get_config"]
+    return {
+        f"{source}, {optimizer}, seed {seed}": with_overrides(
+            get_config(optimizer), {"seed": seed, "data.name": f"{source}:seed={seed}"}
+        )
+        for source in SOURCES[group]
+        for optimizer in OPTIMIZERS
+        for seed in range(seeds)
+    }
+
+
+def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
+    _, network, _ = load_run(run_dir)
+    return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
+
+
+def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The kernel with all but the `count` largest weights of each unit set to zero."""
+    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
+    kept = np.zeros_like(kernel)
+    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
+    return kept
+
+
+def add_localisation(
+    results: dict[str, dict[str, Any]], runs_dir: str, results_file: str
+) -> dict[str, dict[str, Any]]:
+    """The results with the localisation of each run's first layer, in the results' file too.
+
+    An SGD run also has that of its weights cut to the mean number a unit of its β-lasso twin has.
+    """
+    with open(results_file, encoding="utf-8") as file:
+        kept = json.load(file)
+    for name, result in results.items():
+        twin = results.get(name.replace("sgd", "beta_lasso"), result)
+        made_of = [result["config_sha256"], twin["config_sha256"]]
+        if result.get("localisation", {}).get("config_sha256") == made_of:
+            continue
+        kernel, shape = first_kernel(os.path.join(runs_dir, name))
+        kernels = {"whole": kernel}
+        if twin is not result:
+            count = round(len(kernel) * _density(twin))
+            kernels["cut"] = cut(kernel, count)
+        result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
+            key: analysis.localisation(each, shape, periodic=True)._asdict()
+            | {"weights": np.count_nonzero(each) / kernel.shape[1]}
+            for key, each in kernels.items()
+        }
+        write_atomically(results_file, json.dumps(kept | results, indent=1) + "\n")
+    return results
+
+
+def _density(result: Mapping[str, Any]) -> float:
+    return result["metrics"]["sparsity/conv1/nonzeros"] / result["weights"]["conv1"]
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One Markdown row a cell: means and standard deviations over its seeds."""
+    rows = [
+        "| data | training | seeds | test accuracy | weights a unit | spread | shuffled | ratio "
+        "| IPR |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    titles = {source: title for group in SOURCES.values() for source, title in group.items()}
+    for source, title in titles.items():
+        for optimizer, method in OPTIMIZERS.items():
+            cell = f"{source}, {optimizer}, seed"
+            found = [result for name, result in results.items() if name.startswith(cell)]
+            for key, suffix in {"whole": "", "cut": ", cut"}.items():
+                measured = [r["localisation"][key] for r in found if key in r["localisation"]]
+                if not measured:
+                    continue
+                accuracy = [r["metrics"]["eval/accuracy"] for r in found]
+                weights = [m["weights"] for m in measured]
+                columns = [
+                    "–" if suffix else _spread(accuracy, ".1%"),
+                    _spread(weights, ".1f"),
+                    *(_spread([m[each] for m in measured], ".2f") for each in _MEASURED),
+                ]
+                rows.append(
+                    f"| {title} | {method}{suffix} | {len(measured)} | {' | '.join(columns)} |"
+                )
+    return "\n".join(rows)
+
+
+def _spread(values: list[float], form: str) -> str:
+    mean = f"{np.mean(values):{form}}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def draw(runs_dir: str, figures: str, group: str) -> None:
+    """Fields of the four cells side by side: of each the first nine live units of seed 0."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    os.makedirs(figures, exist_ok=True)
+    size = (10.6, 6.4) if group == "signals" else (6.6, 7.4)
+    figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained")
+    for row, (optimizer, method) in enumerate(OPTIMIZERS.items()):
+        for column, (source, title) in enumerate(SOURCES[group].items()):
+            kernel, shape = first_kernel(os.path.join(runs_dir, f"{source}, {optimizer}, seed 0"))
+            ratio = analysis.localisation(kernel, shape, periodic=True).ratio
+            filters = analysis.first_layer_filters(kernel[:, kernel.any(0)][:, :9], shape)
+            axis = axes[row, column]
+            if group == "signals":
+                axis.imshow(analysis.draw_signals(filters, scale=2))
+            else:
+                axis.imshow(analysis.tile(filters, scale=16), interpolation="none")
+            axis.set_title(f"{title}, {method}\nspread {ratio:.2f} of shuffled", fontsize=11)
+            axis.axis("off")
+    name = "localisation.png" if group == "signals" else "localisation_2d.png"
+    figure.savefig(os.path.join(figures, name), dpi=150)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if _GROUP.value == "draw":
+        for group, sources in SOURCES.items():
+            names = [f"{source}, {method}, seed 0" for source in sources for method in OPTIMIZERS]
+            if all(os.path.isdir(os.path.join(_RUNS_DIR.value, name)) for name in names):
+                draw(_RUNS_DIR.value, _FIGURES.value, group)
+        return
+    try:
+        results = run_all(configs(_GROUP.value, _SEEDS.value), _RUNS_DIR.value, _RESULTS.value)
+    except train.Stopped as stopped:
+        sys.exit(str(stopped))
+    print(table(add_localisation(results, _RUNS_DIR.value, _RESULTS.value)))
+
+
+if __name__ == "__main__":
+    app.run(main)

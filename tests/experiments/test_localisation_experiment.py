@@ -1,0 +1,49 @@
+"""The control of the localisation experiment, its configurations and its table."""
+
+import numpy as np
+
+from lconv_jax import config as config_lib
+from lconv_jax.experiments import localisation
+
+
+def test_cut_keeps_the_largest_weights_of_each_unit():
+    kernel = np.random.default_rng(0).normal(size=(30, 8))
+    kept = localisation.cut(kernel, 7)
+    assert (np.count_nonzero(kept, axis=0) == 7).all()
+    for unit in range(8):
+        gone = np.abs(kernel[kept[:, unit] == 0, unit])
+        assert np.abs(kept[kept[:, unit] != 0, unit]).min() > gone.max()
+    np.testing.assert_array_equal(kept[kept != 0], kernel[kept != 0])
+    np.testing.assert_array_equal(localisation.cut(kernel, 30), kernel)
+
+
+def test_a_seed_is_that_of_the_run_and_of_its_data():
+    found = localisation.configs("images", 2)
+    assert len(found) == 8
+    for name, config in found.items():
+        config_lib.validate(config)
+        assert f"seed {config.seed}" in name
+        assert config.data.name == f"{name.split(',')[0]}:seed={config.seed}"
+    assert len({config_lib.digest(config) for config in found.values()}) == 8
+
+
+def test_the_table_has_mean_and_deviation_of_each_cell_and_of_the_cut_one():
+    def result(accuracy, **kernels):
+        base = {"weights": 5.0, "spread": 2.0, "null_spread": 4.0, "ipr": 0.1}
+        return {
+            "metrics": {"eval/accuracy": accuracy},
+            "localisation": {key: base | {"ratio": ratio} for key, ratio in kernels.items()},
+        }
+
+    rows = localisation.table(
+        {
+            "gp, sgd, seed 0": result(0.8, whole=0.9, cut=0.7),
+            "gp, sgd, seed 1": result(0.9, whole=0.7, cut=0.7),
+            "nlgp, beta_lasso, seed 0": result(0.5, whole=0.25),
+        }
+    ).splitlines()
+    assert rows[2].startswith("| NLGP | β-lasso | 1 | 50.0% | 5.0 | 2.00 | 4.00 | 0.25 |")
+    assert rows[3].startswith("| GP | SGD | 2 | 85.0% ± 7.1% |")
+    assert "| 0.80 ± 0.14 |" in rows[3]
+    assert rows[4].startswith("| GP | SGD, cut | 2 | – |")
+    assert len(rows) == 5
