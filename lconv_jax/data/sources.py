@@ -15,7 +15,9 @@ _DIGITS_TEST = 360
 
 # The module of this package that reads, builds or generates a set, by the set's name: its function
 # `read(name, data_dir)` returns the `Source`. Options stand behind the name (see `options`).
-MADE: dict[str, str] = {}
+MADE: dict[str, str] = {
+    "words": "words",
+}
 
 # Written by `python -m lconv_jax.data.make_small`.
 SMALL_PATH = pathlib.Path(__file__).with_name("fashion_mnist_small.npz")
