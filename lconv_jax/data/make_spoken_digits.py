@@ -59,7 +59,8 @@ def make_spoken_digits(
       program: espeak-ng's command.
 
     Raises:
-      DataError: espeak-ng is not installed, has no such voice or fails, or the folder has other WAV files.
+      DataError: espeak-ng is not installed, has no such voice or fails, or the folder has WAV
+        files.
     """
     if shutil.which(program) is None:
         raise DataError(f"{program}: no such program. Install it (Debian: apt install espeak-ng)")

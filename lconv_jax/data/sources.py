@@ -16,6 +16,9 @@ _DIGITS_TEST = 360
 # The module of this package that reads, builds or generates a set, by the set's name: its function
 # `read(name, data_dir)` returns the `Source`. Options stand behind the name (see `options`).
 MADE: dict[str, str] = {
+    "dna": "dna",
+    "dna_motifs": "dna_motifs",
+    "genomics_ood": "dna",
     "spoken_digits": "spoken_digits",
     "words": "words",
 }

@@ -277,7 +277,7 @@ def test_tfds_writes_what_is_read(tmp_path):
 
 
 def test_espeak_must_be_installed(tmp_path):
-    with pytest.raises(data.DataError, match="no-such-espeak: no such program.*apt install"):
+    with pytest.raises(data.DataError, match=r"no-such-espeak: no such program.*apt install"):
         make_spoken_digits.make_spoken_digits(tmp_path, program="no-such-espeak")
     assert not os.listdir(tmp_path)
 
