@@ -22,6 +22,11 @@ MADE: dict[str, str] = {
     "gp_2d": "gaussian",
     "nlgp": "gaussian",
     "nlgp_2d": "gaussian",
+    "dna": "dna",
+    "dna_motifs": "dna_motifs",
+    "genomics_ood": "dna",
+    "spoken_digits": "spoken_digits",
+    "words": "words",
 }
 
 # Written by `python -m lconv_jax.data.make_small`.

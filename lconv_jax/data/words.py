@@ -1,0 +1,317 @@
+"""Which language is this word from: letters one-hot along a line, from lists of words.
+
+    words                                     all options at their defaults
+    words:diacritics=0,examples=8000,seed=3   others
+
+A word list is a text file with one word a line, UTF-8 or else Latin-1, and a class. Without
+`data_dir` they are Debian's, in /usr/share/dict: packages wamerican (or wbritish), wfrench,
+wngerman, witalian, wspanish, wportuguese, wdutch and wpolish, those that are there. With it they
+are all files of that folder but hidden ones and README*, and a file's name without suffix is its
+language. Each of Debian's lists has a licence of its own (/usr/share/doc/PACKAGE/copyright);
+nothing of them is in this package. Fewer than two lists raise a DataError that names these
+packages.
+
+Words are lower-cased, and only those of letters alone are used, of a length in
+shortest … longest. A word that two of the languages have is left out, and so is one with a letter
+that makes up less than 1/2000 of every language's text. What is left is sampled, evenly over each
+list, the same number for each language.
+
+Training and test words have no stem in common, where a word's stem is its first `stem` letters, or
+all of it if it is shorter: inflected forms of a word, and cognates, lie on one side. Stems that
+change within these letters (German umlauts, prefixes) are not recognised.
+
+Signals are float32 [N, longest + 2 · margin, letters], 1 where a letter stands and 0 elsewhere
+(why not uint8: see `onehot.encode`). A word begins at place `margin`; a shift by `data.crop` ≤
+margin loses nothing of it. The channels are the letters in order of their code point, the labels
+the languages in alphabetical order.
+
+Options (and defaults):
+  examples (20000), test (4000): training and test words in all, multiples of the languages.
+  shortest (4), longest (12), margin (2): in letters.
+  stem (5): letters of a stem.
+  diacritics (1): 0 takes marks off letters (é → e, ł → l, ß → ss), as they alone may give the
+    language away. Words that then coincide count as one.
+  languages (""): those used, joined by +, as in english+french; empty: all there are.
+  seed (0): decides which words are drawn and which stems are for testing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lconv_jax.data import dataset, onehot
+from lconv_jax.data.onehot import unigram_baseline
+from lconv_jax.data.options import parse
+from lconv_jax.data.records import DataError
+
+__all__ = ["DEFAULTS", "read", "stem_side", "unigram_baseline"]
+
+DEBIAN_DIR = pathlib.Path("/usr/share/dict")
+# The first file of each that is there.
+_DEBIAN_LISTS = {
+    "dutch": ("dutch",),
+    "english": ("american-english", "british-english", "english"),
+    "french": ("french",),
+    "german": ("ngerman", "german"),
+    "italian": ("italian",),
+    "polish": ("polish",),
+    "portuguese": ("portuguese",),
+    "spanish": ("spanish",),
+}
+_REMEDY = (
+    "Install word lists (Debian: apt install wamerican wfrench wngerman witalian wspanish "
+    "wportuguese wdutch wpolish), or give as data.data_dir a folder of text files, one a language, "
+    "with one word a line, named by the language"
+)
+DEFAULTS = {
+    "examples": 20_000,
+    "test": 4_000,
+    "shortest": 4,
+    "longest": 12,
+    "margin": 2,
+    "stem": 5,
+    "diacritics": 1,
+    "languages": "",
+    "seed": 0,
+}
+_RAREST = 1 / 2000
+_BLOCK = 1 << 22  # bytes of a list that are looked at together
+# Letters whose marks are no combining characters.
+_PLAIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th"}
+
+
+def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+    """The words of the lists that are there, as this module's docstring says.
+
+    Args:
+      name: "words", with options behind it.
+      data_dir: a folder of word lists; None: Debian's.
+
+    Raises:
+      DataError: fewer than two lists, a list that has too few words, or an option out of range.
+    """
+    options = parse(name, DEFAULTS)
+    files = _files(data_dir, options["languages"])
+    _check(name, options, len(files))
+    texts = [_folded(path, bool(options["diacritics"])) for path in files.values()]
+    alphabet = _alphabet(texts)
+    train, test = _choose(name, options, files, texts, alphabet)
+    place = f"words ({', '.join(str(path) for path in files.values())})"
+    return dataset.Source(
+        name="words",
+        num_classes=len(files),
+        train=_split(train, alphabet, options),
+        test=_split(test, alphabet, options),
+        train_file=place,
+        test_file=place,
+    )
+
+
+def stem_side(word: str, stem: int, seed: int) -> float:
+    """A number in [0, 1) that the first `stem` letters and the seed decide, evenly distributed."""
+    key = f"{seed}:{word[:stem]}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") / 2**32
+
+
+def languages(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Names of the languages there are lists of, in the order of the labels."""
+    return list(_files(data_dir, ""))
+
+
+def _files(data_dir: str | os.PathLike[str] | None, chosen: str) -> dict[str, pathlib.Path]:
+    """Language → list, in alphabetical order."""
+    folder = DEBIAN_DIR if data_dir is None else pathlib.Path(data_dir).expanduser()
+    found: dict[str, pathlib.Path] = {}
+    if folder.resolve() == DEBIAN_DIR:
+        for language, names in _DEBIAN_LISTS.items():
+            paths = [folder / name for name in names if (folder / name).is_file()]
+            found |= dict.fromkeys([language], paths[0]) if paths else {}
+    else:
+        if not folder.is_dir():
+            raise DataError(f"words: data.data_dir = {folder}: no such folder. {_REMEDY}")
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not path.name.startswith((".", "README")):
+                if path.stem in found:
+                    raise DataError(
+                        f"{path}: a second list of {path.stem}, beside {found[path.stem].name}. "
+                        "A file's name without suffix is its language: join the two, or rename one"
+                    )
+                found[path.stem] = path
+    wanted = chosen.split("+") if chosen else sorted(found)
+    missing = [language for language in wanted if language not in found]
+    if missing or len(set(wanted)) < 2:
+        problem = f"no list of {', '.join(missing)}" if missing else "two languages are needed"
+        raise DataError(
+            f"words: {problem}; {folder} has lists of {', '.join(sorted(found)) or 'none'}. "
+            f"{_REMEDY}"
+        )
+    return {language: found[language] for language in sorted(set(wanted))}
+
+
+def _check(name: str, options: dict[str, int], languages: int) -> None:
+    for key in ("examples", "test"):
+        if options[key] < languages or options[key] % languages:
+            raise DataError(
+                f"data.name = {name!r}: {key} = {options[key]} must be a positive multiple of the "
+                f"{languages} languages, as {max(1, options[key] // languages) * languages} is"
+            )
+    lowest = {"shortest": 1, "longest": options["shortest"], "margin": 0, "stem": 1, "seed": 0}
+    for key, low in lowest.items():
+        if options[key] < low:
+            raise DataError(f"data.name = {name!r}: {key} = {options[key]} must be ≥ {low}")
+    if options["diacritics"] not in (0, 1):
+        raise DataError(f"data.name = {name!r}: diacritics must be 0 or 1")
+
+
+def _folded(path: pathlib.Path, diacritics: bool) -> bytes:
+    """The list as UTF-8, lower-cased, with or without marks, one word a line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Mend its rights or remove it"
+        ) from error
+    try:
+        blocks = [_fold(block.decode(), diacritics) for block in _blocks(raw)]
+    except UnicodeDecodeError:
+        blocks = [_fold(block.decode("latin-1"), diacritics) for block in _blocks(raw)]
+    return "".join(blocks).encode()
+
+
+def _blocks(raw: bytes) -> Iterator[bytes]:
+    """Some MiB at a time, cut at the ends of lines."""
+    start = 0
+    while start < len(raw):
+        end = raw.find(b"\n", start + _BLOCK) + 1 or len(raw)
+        yield raw[start:end]
+        start = end
+
+
+def _fold(text: str, diacritics: bool) -> str:
+    text = text.lower().replace("\r", "").replace("\ufeff", "")
+    if diacritics:
+        return unicodedata.normalize("NFC", text)
+    text = re.sub("[\u0300-\u036f]+", "", unicodedata.normalize("NFD", text))
+    for letter, plain in _PLAIN.items():
+        text = text.replace(letter, plain)
+    return text
+
+
+def _alphabet(texts: list[bytes]) -> str:
+    """The letters of the languages, in order of code point.
+
+    They are counted over whole lists, so that the sample does not decide how many channels there
+    are.
+    """
+    letters: set[str] = set()
+    for text in texts:
+        counts = np.zeros(0x110000, np.int64)
+        for block in _blocks(text):
+            codes = np.frombuffer(block.decode().encode("utf-32-le"), "<u4")
+            found = np.bincount(codes)
+            counts[: len(found)] += found
+        present = [(chr(code), counts[code]) for code in np.flatnonzero(counts)]
+        present = [(letter, count) for letter, count in present if letter.isalpha()]
+        total = sum(count for _, count in present)
+        letters |= {letter for letter, count in present if count >= _RAREST * total}
+    return "".join(sorted(letters))
+
+
+_Rows = list[tuple[str, int]]
+
+
+def _choose(
+    name: str,
+    options: dict[str, int],
+    files: dict[str, pathlib.Path],
+    texts: list[bytes],
+    alphabet: str,
+) -> tuple[_Rows, _Rows]:
+    """Training and test words with their labels, label by label in turn."""
+    pattern = re.compile(f"[{re.escape(alphabet)}]{{{options['shortest']},{options['longest']}}}")
+    wanted = {True: options["examples"] // len(files), False: options["test"] // len(files)}
+    share = options["test"] / (options["examples"] + options["test"])
+    orders = [_order(text, (options["seed"], label)) for label, text in enumerate(texts)]
+    # Mostly enough: of the words drawn some are too long, and some shared.
+    drawn = [6 * sum(wanted.values())] * len(files)
+    while True:
+        words = [
+            _drawn(text, order[:count], pattern)
+            for text, order, count in zip(texts, orders, drawn, strict=True)
+        ]
+        shared = _shared(words, texts)
+        sides: dict[bool, list[list[str]]] = {True: [], False: []}
+        for own in words:
+            training = {word: _is_training(word, options, share) for word in own}
+            for side, lists in sides.items():
+                kept = [w for w in own if training[w] == side and w not in shared]
+                lists.append(kept[: wanted[side]])
+        short = [
+            (label, side)
+            for side, lists in sides.items()
+            for label, kept in enumerate(lists)
+            if len(kept) < wanted[side]
+        ]
+        if not short:
+            return _in_turn(sides[True]), _in_turn(sides[False])
+        for label, side in short:
+            if drawn[label] >= len(orders[label]):
+                raise DataError(
+                    f"{list(files.values())[label]}: has {len(sides[side][label])} words for "
+                    f"{'training' if side else 'testing'} that no other list has, but "
+                    f"{wanted[side]} are needed. Give a longer list, or a smaller "
+                    f"{'examples' if side else 'test'} in data.name = {name!r}"
+                )
+        for label in {label for label, _ in short}:
+            drawn[label] *= 2
+
+
+def _is_training(word: str, options: dict[str, int], share: float) -> bool:
+    return stem_side(word, options["stem"], options["seed"]) >= share
+
+
+def _order(text: bytes, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """Starts of the lines in random order, ranked by PCG64's raw output (see NEP 19)."""
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    starts = np.concatenate([[0], ends + 1])
+    rank = np.argsort(np.random.PCG64(seed).random_raw(len(starts)), kind="stable")
+    return starts[rank]
+
+
+def _drawn(text: bytes, starts: NDArray[np.int64], pattern: re.Pattern[str]) -> list[str]:
+    """The words of the lines that begin there, each once, if they are what is looked for."""
+    found: dict[str, None] = {}
+    for start in starts.tolist():
+        end = text.find(b"\n", start)
+        word = text[start : end if end >= 0 else None].decode()
+        if pattern.fullmatch(word):
+            found[word] = None
+    return list(found)
+
+
+def _shared(words: list[list[str]], texts: list[bytes]) -> set[str]:
+    """The words that another list has, drawn from it or not."""
+    shared: set[str] = set()
+    for label, text in enumerate(texts):
+        others = {word for other, own in enumerate(words) if other != label for word in own}
+        for block in _blocks(text):
+            shared |= others.intersection(block.decode().split("\n"))
+    return shared
+
+
+def _in_turn(lists: list[list[str]]) -> _Rows:
+    return [(word, label) for row in zip(*lists, strict=True) for label, word in enumerate(row)]
+
+
+def _split(rows: _Rows, alphabet: str, options: dict[str, int]) -> dataset.Split:
+    length = options["longest"] + 2 * options["margin"]
+    signals = onehot.encode([word for word, _ in rows], alphabet, length, options["margin"])
+    return dataset.Split(signals, np.array([label for _, label in rows], np.int32))
