@@ -29,6 +29,8 @@ NAMES = (
     *("auto_contrast", "invert", "equalize", "solarize", "posterize"),
     *("contrast", "color", "brightness", "sharpness"),
 )
+_MOVED = frozenset(GEOMETRIC)
+_BLENDED = frozenset(NAMES) - _MOVED - {"equalize"}
 NO_LEVEL = frozenset({"auto_contrast", "invert", "equalize"})
 # Pillow's, of ITU-R 601-2, in units of 2⁻¹⁶.
 _LUMA = (19595, 38470, 7471)
@@ -146,62 +148,53 @@ def from_planes(planes_BxCxHxW: jax.Array) -> jax.Array:
 
 def apply(
     planes_BxCxHxW: jax.Array,
-    operation_B: jax.Array,
-    level_B: jax.Array,
-    place_Bx2: jax.Array,
+    operation_TxB: jax.Array,
+    level_TxB: jax.Array,
+    place_TxBx2: jax.Array,
     names: Collection[str] = NAMES,
 ) -> jax.Array:
-    """One operation on each image.
+    """T operations on each image, one after the other.
 
     Args:
       planes_BxCxHxW: uint8, of `to_planes`.
-      operation_B: int32, an index into NAMES, or −1 for none.
-      level_B: float32, as the operation takes it.
-      place_Bx2: float32 in [0, 1), of which cutout takes its centre.
+      operation_TxB: int32, an index into NAMES, or −1 for none.
+      level_TxB: float32, as the operation takes it.
+      place_TxBx2: float32 in [0, 1), of which cutout takes its centre.
       names: the operations that occur; what only others need is left out of the program.
 
     Returns:
       The planes of the same shape.
     """
+    stages = [
+        functools.partial(stage, names=frozenset(names) & group)
+        for stage, group in ((_move, _MOVED), (_blend, _BLENDED), (_equalize, {"equalize"}))
+        if not group.isdisjoint(names)
+    ]
+    drawn = operation_TxB, level_TxB, place_TxBx2
+    if not stages:
+        return planes_BxCxHxW
 
-    def chosen(*operations: str) -> jax.Array:
-        return _any_of([operation_B == NAMES.index(name) for name in operations if name in names])
+    # Each stage reads its input several times at each pixel. XLA would fuse the stages, and do
+    # each one's work anew for each of these reads; what a loop carries, it has to write down.
+    def body(at: jax.Array, planes: jax.Array) -> jax.Array:
+        time, stage = jnp.divmod(at, len(stages))
+        return jax.lax.switch(stage, stages, planes, *(each[time] for each in drawn))
 
-    planes = planes_BxCxHxW
-    if not set(names).isdisjoint(GEOMETRIC):
-        planes = _move(planes, chosen, level_B, place_Bx2)
-    # What follows reads its input several times: it is not to be gathered again each time.
-    planes = jax.lax.optimization_barrier(planes)
-    values = planes
-    if not set(names).isdisjoint(
-        ("contrast", "color", "brightness", "sharpness", "auto_contrast")
-    ):
-        values = _blend(values, chosen, level_B, names)
-    if "solarize" in names or "invert" in names:
-        threshold = jnp.where(chosen("invert"), 0.0, 256.0)
-        threshold = jnp.where(chosen("solarize"), level_B, threshold)
-        # The least integer at or above the threshold decides alike.
-        threshold = jnp.clip(jnp.ceil(threshold), 0, 256).astype(jnp.int16)[:, None, None, None]
-        values = jnp.where(values.astype(jnp.int16) >= threshold, ~values, values)
-    if "posterize" in names:
-        bits = jnp.where(chosen("posterize"), jnp.clip(level_B.astype(jnp.int32), 0, 8), 8)
-        values &= (jnp.uint32(0xFF00) >> bits.astype(jnp.uint32)).astype(jnp.uint8)[
-            :, None, None, None
-        ]
-    if "equalize" in names:
-        values = _equalize(values, planes, chosen("equalize"))
-    return values
+    return jax.lax.fori_loop(0, len(operation_TxB) * len(stages), body, planes_BxCxHxW)
 
 
-def _any_of(masks: list[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.logical_or, masks, jnp.zeros((), bool))
+def _among(operation: jax.Array, names: Collection[str], *wanted: str) -> jax.Array:
+    """bool [B, 1, 1, 1]: whether the operation of an image is among those wanted."""
+    masks = [operation == NAMES.index(name) for name in wanted if name in names]
+    mask = functools.reduce(jnp.logical_or, masks, jnp.zeros(operation.shape, bool))
+    return mask[:, None, None, None]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted(name: str, images: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
-    B = images.shape[0]
-    operation = jnp.full(B, NAMES.index(name), jnp.int32)
-    return from_planes(apply(to_planes(images), operation, level, place, (name,)))
+    operation = jnp.full(level.shape, NAMES.index(name), jnp.int32)
+    planes = to_planes(images)
+    return from_planes(apply(planes, operation[None], level[None], place[None], {name}))
 
 
 def _alone(
@@ -214,36 +207,42 @@ def _alone(
     return _jitted(name, images, jnp.broadcast_to(level, (B,)), place)
 
 
-def _move(planes: jax.Array, chosen, level: jax.Array, place: jax.Array) -> jax.Array:
+def _move(
+    planes: jax.Array, operation: jax.Array, level: jax.Array, place: jax.Array, names: frozenset
+) -> jax.Array:
     """The geometric operations: one gather through each image's affine map, and FILL."""
     B, C, H, W = planes.shape
+
+    def level_of(name: str) -> jax.Array:
+        return jnp.where(_among(operation, names, name).reshape(B), level, 0.0)
+
     # (x, y) comes from (xx x + xy y + x0, yx x + yy y + y0), all in units of 2⁻¹⁶ pixels.
-    angle = jnp.where(chosen("rotate"), level, 0.0) * (math.pi / 180)
+    angle = level_of("rotate") * (math.pi / 180)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    to_right = jnp.where(chosen("shear_x"), level, 0.0)
-    down = jnp.where(chosen("shear_y"), level, 0.0)
-    xx, xy = _fixed(cos), _fixed(to_right - sin)
-    yx, yy = _fixed(sin + down), _fixed(cos)
-    # Pillow rounds the place of the centre of the first pixel, (½, ½), once.
-    x0 = _fixed((1 - cos) * (W / 2) + sin * (H / 2) + (cos + to_right - sin) / 2)
+    right, down = level_of("shear_x"), level_of("shear_y")
+    xx, xy = _fixed(cos), _fixed(right - sin)
+    yx, yy = _fixed(down + sin), _fixed(cos)
+    # Pillow rounds where the centre of the first pixel, (½, ½), comes from, once.
+    x0 = _fixed((1 - cos) * (W / 2) + sin * (H / 2) + (cos + right - sin) / 2)
     y0 = _fixed((1 - cos) * (H / 2) - sin * (W / 2) + (cos + down + sin) / 2)
-    # It moves by fractions of pixels in floating point: half of one and more is a whole one.
-    x0 += _ONE * _nearest(jnp.where(chosen("translate_x"), level, 0.0))
-    y0 += _ONE * _nearest(jnp.where(chosen("translate_y"), level, 0.0))
+    # It moves by fractions of a pixel in floating point: half of one and more is a whole one.
+    x0 += _ONE * _nearest(level_of("translate_x"))
+    y0 += _ONE * _nearest(level_of("translate_y"))
 
     y, x = (part.reshape(1, -1) for part in np.indices((H, W), np.int32))
     xx, xy, x0, yx, yy, y0 = (each[:, None] for each in (xx, xy, x0, yx, yy, y0))
     from_x = (x0 + xx * x + xy * y) >> 16
     from_y = (y0 + yx * x + yy * y) >> 16
     inside = (from_x >= 0) & (from_x < W) & (from_y >= 0) & (from_y < H)
-    size = jnp.where(chosen("cutout"), level, 0.0)[:, None]
-    left, top = (
-        jnp.floor(jnp.maximum(0, place[:, axis, None] * side - size / 2))
-        for axis, side in ((0, W), (1, H))
-    )
-    cut = (x >= left) & (x <= jnp.floor(left + size)) & (size > 0)
-    cut &= (y >= top) & (y <= jnp.floor(top + size))
-    index = jnp.where(inside & ~cut, from_y * W + from_x, -1)[:, None]
+    if "cutout" in names:
+        size = level_of("cutout")[:, None]
+        left, top = (
+            jnp.floor(jnp.maximum(0, place[:, axis, None] * side - size / 2))
+            for axis, side in ((0, W), (1, H))
+        )
+        cut = (x >= left) & (x <= jnp.floor(left + size)) & (size > 0)
+        inside &= ~(cut & (y >= top) & (y <= jnp.floor(top + size)))
+    index = jnp.where(inside, from_y * W + from_x, -1)[:, None]
     moved = jnp.take_along_axis(planes.reshape(B, C, -1), index, axis=2, mode="clip")
     return jnp.where(index >= 0, moved, jnp.uint8(FILL)).reshape(planes.shape)
 
@@ -258,39 +257,43 @@ def _nearest(value: jax.Array) -> jax.Array:
     return (whole + (value - whole >= 0.5)).astype(jnp.int32)
 
 
-def _blend(planes: jax.Array, chosen, level: jax.Array, names: Collection[str]) -> jax.Array:
-    """b + α (x − o), cut to 0 … 255 and its fraction cut off, with Pillow's b, o and α."""
-
-    def spread(value: jax.Array) -> jax.Array:
-        return value[:, None, None, None]
-
-    factor = chosen("contrast", "color", "brightness", "sharpness")
-    alpha = spread(jnp.where(factor, level, 1.0))
-    origin = jnp.zeros((1, 1, 1, 1), jnp.float32)
-    x = planes.astype(jnp.float32)
-    if "color" in names or "contrast" in names:
+def _blend(
+    planes: jax.Array, operation: jax.Array, level: jax.Array, place: jax.Array, names: frozenset
+) -> jax.Array:
+    """The operations on pixel values but equalize: b + α (x − o), a threshold, a mask of bits."""
+    chosen = functools.partial(_among, operation, names)
+    level = level[:, None, None, None]
+    alpha = jnp.where(chosen("contrast", "color", "brightness", "sharpness"), level, 1.0)
+    origin = jnp.zeros_like(alpha)
+    if names & {"contrast", "color"}:
         grey = _grey(planes)
-        if "contrast" in names:
-            mean = jnp.floor(jnp.mean(grey, (1, 2, 3), dtype=jnp.float32, keepdims=True) + 0.5)
-            origin = jnp.where(spread(chosen("contrast")), mean, origin)
-        if "color" in names and planes.shape[1] > 1:
-            origin = jnp.where(spread(chosen("color")), grey.astype(jnp.float32), origin)
-    if "color" in names and planes.shape[1] == 1:
-        alpha = jnp.where(spread(chosen("color")), 1.0, alpha)
+        mean = jnp.floor(jnp.mean(grey, (1, 2, 3), dtype=jnp.float32, keepdims=True) + 0.5)
+        origin = jnp.where(chosen("contrast"), mean, origin)
+        origin = jnp.where(chosen("color"), grey.astype(jnp.float32), origin)
     if "sharpness" in names:
-        smooth = _smooth(planes).astype(jnp.float32)
-        origin = jnp.where(spread(chosen("sharpness")), smooth, origin)
+        origin = jnp.where(chosen("sharpness"), _smooth(planes), origin)
     base = origin
     if "auto_contrast" in names:
         low, high = (
             limit(planes, (2, 3), keepdims=True).astype(jnp.float32) for limit in (jnp.min, jnp.max)
         )
-        stretch = spread(chosen("auto_contrast")) & (high > low)
+        stretch = chosen("auto_contrast") & (high > low)
         alpha = jnp.where(stretch, 255 / jnp.maximum(high - low, 1), alpha)
         origin = jnp.where(stretch, low, origin)
         # A whole number is not to fall short of itself by rounding; others are 1 / 255 apart.
         base = jnp.where(stretch, 1e-3, base)
-    return jnp.clip(base + alpha * (x - origin), 0, 255).astype(jnp.uint8)
+    # Pillow cuts the fraction off.
+    blended = jnp.clip(base + alpha * (planes.astype(jnp.float32) - origin), 0, 255)
+    values = blended.astype(jnp.uint8)
+    if names & {"solarize", "invert"}:
+        threshold = jnp.where(chosen("solarize"), level, jnp.where(chosen("invert"), 0.0, 256.0))
+        # The least integer at or above the threshold decides alike.
+        threshold = jnp.clip(jnp.ceil(threshold), 0, 256).astype(jnp.int16)
+        values = jnp.where(values.astype(jnp.int16) >= threshold, ~values, values)
+    if "posterize" in names:
+        bits = jnp.where(chosen("posterize"), jnp.clip(level, 0, 8), 8).astype(jnp.uint32)
+        values &= (jnp.uint32(0xFF00) >> bits).astype(jnp.uint8)
+    return values
 
 
 def _grey(planes: jax.Array) -> jax.Array:
@@ -305,31 +308,37 @@ def _grey(planes: jax.Array) -> jax.Array:
 
 
 def _smooth(planes: jax.Array) -> jax.Array:
-    """`filter(SMOOTH)`: 3 × 3 ones with 5 in the centre, by 13; the border stays. int16."""
+    """`filter(SMOOTH)`: 3 × 3 ones with 5 in the centre, by 13; the border stays. float32."""
     wide = planes.astype(jnp.int16)
     H, W = planes.shape[2:]
     if H < 3 or W < 3:
-        return wide
+        return wide.astype(jnp.float32)
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * wide[:, :, 1:-1, 1:-1]
-    # At most 13 · 255: exact in float32 but for the division, whose fractions are 1 / 13 apart.
-    inner = jnp.floor(total.astype(jnp.float32) / 13 + 0.5).astype(jnp.int16)
-    return wide.at[:, :, 1:-1, 1:-1].set(inner)
+    # The total is at most 13 · 255, and what is rounded are multiples of 1 / 13.
+    inner = jnp.floor(total.astype(jnp.float32) / 13 + 0.5)
+    return wide.astype(jnp.float32).at[:, :, 1:-1, 1:-1].set(inner)
 
 
-def _equalize(values: jax.Array, planes: jax.Array, wanted: jax.Array) -> jax.Array:
-    """`values`, and where it is wanted the planes through the table of ImageOps.equalize."""
+def _equalize(
+    planes: jax.Array, operation: jax.Array, level: jax.Array, place: jax.Array, names: frozenset
+) -> jax.Array:
+    """ImageOps.equalize: x becomes ⌊(⌊step / 2⌋ + pixels below x) / step⌋."""
     B, C, H, W = planes.shape
     flat = planes.reshape(B * C, H * W)
-    rows = jnp.arange(B * C)[:, None]
-    counts = jnp.zeros((B * C, 256), jnp.int32).at[rows, flat].add(1, mode="promise_in_bounds")
-    below = jnp.cumsum(counts, 1) - counts
-    last = jnp.max(flat, 1, keepdims=True).astype(jnp.int32)
-    step = jnp.take_along_axis(below, last, axis=1) // 255
-    table = jnp.where(
-        step > 0,
-        jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255),
-        np.arange(256),
-    ).astype(jnp.uint8)
-    found = jnp.take_along_axis(table, flat, axis=1, mode="promise_in_bounds")
-    return jnp.where(wanted[:, None, None, None], found.reshape(planes.shape), values)
+    place_of = flat.astype(jnp.int32) + 256 * jnp.arange(B * C)[:, None]
+    counts = jnp.zeros(B * C * 256, jnp.int32).at[place_of].add(1, mode="promise_in_bounds")
+    counts = counts.reshape(-1, 16, 16).astype(jnp.float32)
+    # Sums over what is before in two rounds of 16: float32 holds integers up to 2²⁴ pixels.
+    before = np.triu(np.ones((16, 16), np.float32), 1)
+    high = jax.lax.Precision.HIGHEST
+    below = jnp.matmul(counts, before, precision=high)
+    below += jnp.matmul(counts.sum(2), before, precision=high)[..., None]
+    last = jnp.max(flat, 1).astype(jnp.int32)
+    below = below.reshape(-1, 256)
+    step = jnp.floor(jnp.take_along_axis(below, last[:, None], axis=1) / 255)
+    found = jnp.take_along_axis(below, flat.astype(jnp.int32), axis=1, mode="promise_in_bounds")
+    found = jnp.floor((jnp.floor(step / 2) + found) / jnp.maximum(step, 1))
+    found = jnp.minimum(found, 255).astype(jnp.uint8)
+    found = jnp.where(step > 0, found, flat).reshape(planes.shape)
+    return jnp.where(_among(operation, names, "equalize"), found, planes)
