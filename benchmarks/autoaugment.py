@@ -58,9 +58,7 @@ def _measure(shape: tuple[int, int, int], args: argparse.Namespace) -> dict[str,
 
     compiled = jax.jit(one).lower(jnp.int32(0), batches).compile()
     drawn = [
-        jax.device_get(
-            policies.draw(jax.random.fold_in(key, index), (args.batch, *shape), policy)
-        )
+        jax.device_get(policies.draw(jax.random.fold_in(key, index), (args.batch, *shape), policy))
         for index in range(args.batches)
     ]
     # [images, T]

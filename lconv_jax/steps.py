@@ -19,10 +19,13 @@ from flax import linen as nn
 
 from lconv_jax import data, models, optim, sharding
 from lconv_jax.config import ConfigError
+from lconv_jax.data import policies
 from lconv_jax.state import TrainState
 
 # What a random key is for; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
+# The key of a policy among those of an augmentation.
+_POLICY = 1
 
 
 class Plan(NamedTuple):
@@ -151,10 +154,22 @@ def make_arrange(
 
 
 def make_augment(config: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function (key, stored images) -> images of the configuration's augmentation."""
-    return functools.partial(
+    """The function (key, stored images) -> images of the configuration's augmentation.
+
+    The policy of `data.augment` comes first; crop, flip and cutout act on what it made.
+    """
+    shift = functools.partial(
         data.augment, crop=config.data.crop, flip=config.data.flip, cutout=config.data.cutout
     )
+    if not config.data.augment:
+        return shift
+    policy = policies.load(config.data.augment)
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        changed = policies.augment(jax.random.fold_in(key, _POLICY), images, policy)
+        return shift(key, changed)
+
+    return augment
 
 
 def count_nonzeros(kernel: jax.Array, axis: int = -1) -> jax.Array:

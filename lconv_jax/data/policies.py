@@ -30,7 +30,7 @@ from lconv_jax.data.policy_sources import Step, SubPolicies
 from lconv_jax.data.records import DataError
 
 _FILES = ("fast_autoaugment", "policy")
-_ACCEPTED = (
+ACCEPTED = (
     "autoaugment, autoaugment_svhn, randaugment:N,M, trivialaugment, fast_autoaugment:FILE.json or "
     "policy:FILE.json"
 )
@@ -78,7 +78,7 @@ def load(name: str) -> Policy:
     """
     base, _, rest = name.partition(":")
     if base in _FILES and rest:
-        return Policy(_read(base, rest))
+        return Policy(_read(base, *_parse(base, rest)))
     if base == "randaugment" and rest:
         return _randaugment(name, rest)
     if name == "trivialaugment":
@@ -87,7 +87,7 @@ def load(name: str) -> Policy:
         return Policy(policy_sources.autoaugment(policy_sources.CIFAR10))
     if name == "autoaugment_svhn":
         return Policy(policy_sources.autoaugment(policy_sources.SVHN))
-    raise DataError(f"data.augment = {name!r}: must be empty, or {_ACCEPTED}")
+    raise DataError(f"data.augment = {name!r}: must be empty, or {ACCEPTED}")
 
 
 def resolve(name: str) -> str:
@@ -101,8 +101,8 @@ def resolve(name: str) -> str:
     base, _, rest = name.partition(":")
     if base not in _FILES or not rest:
         return name
-    _, parsed = _parse(base, rest)
-    load(name)
+    where, parsed = _parse(base, rest)
+    _read(base, where, parsed)
     return f"{base}:{json.dumps(parsed, separators=(',', ':'))}"
 
 
@@ -210,8 +210,7 @@ def _parse(base: str, text: str) -> tuple[str, Any]:
         ) from error
 
 
-def _read(base: str, text: str) -> SubPolicies:
-    where, parsed = _parse(base, text)
+def _read(base: str, where: str, parsed: Any) -> SubPolicies:
     if not isinstance(parsed, list) or not parsed:
         raise DataError(
             f"{where} must be a list of sub-policies, at least one, each a list of [operation, "

@@ -124,10 +124,7 @@ def autoaugment(table: tuple[str, ...]) -> SubPolicies:
     solarize 256 … 0; posterize 8 … 4 bits; contrast, color, brightness and sharpness 0.1 … 1.9.
     """
     return [
-        [
-            _autoaugment_step(*fields[first : first + 3])
-            for first in range(0, len(fields), 3)
-        ]
+        [_autoaugment_step(*fields[first : first + 3]) for first in range(0, len(fields), 3)]
         for fields in map(str.split, table)
     ]
 
@@ -140,9 +137,14 @@ def _autoaugment_step(operation: str, probability: str, magnitude: str) -> Step:
 
 
 def _step(
-    operation: str, probability: float, strength: float, end: dict[str, float], bits: int, factor: float
+    operation: str,
+    probability: float,
+    strength: float,
+    end: dict[str, float],
+    bits: int,
+    factor: float,
 ) -> Step:
-    """An operation at a strength of 0 … 1, factors up to 1 ± `factor`."""
+    """An operation at a strength of 0 … 1, with `bits` lost and a factor of 1 ± `factor` at 1."""
     if operation in end:
         return Step(operation, probability, 0.0, end[operation] * strength)
     if operation in FACTORS:

@@ -1,6 +1,5 @@
 """The operations of AutoAugment against Pillow's."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from lconv_jax import data
 from lconv_jax.data import operations
 
 SHAPES = [(28, 28, 1), (32, 32, 3), (13, 22, 3), (21, 10, 1), (2, 5, 1)]
