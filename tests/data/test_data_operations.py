@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
+from benchmarks import pillow_operations
 from lconv_jax.data import operations
 
 SHAPES = [(28, 28, 1), (32, 32, 3), (13, 22, 3), (21, 10, 1), (2, 5, 1)]
@@ -25,43 +25,6 @@ LEVELS = {
     "sharpness": (0, 3),
     "cutout": (0, 30),
 }
-
-
-def with_pillow(name, image, level, place=(0, 0)):
-    """The operation on one image [H, W, C] by Pillow itself."""
-    height, width, channels = image.shape
-    pil = Image.fromarray(image[..., 0] if channels == 1 else image)
-    fill = 128 if channels == 1 else (128,) * 3
-    affine = {
-        "shear_x": (1, level, 0, 0, 1, 0),
-        "shear_y": (1, 0, 0, level, 1, 0),
-        "translate_x": (1, 0, level, 0, 1, 0),
-        "translate_y": (1, 0, 0, 0, 1, level),
-    }
-    if name in affine:
-        result = pil.transform(
-            pil.size, Image.Transform.AFFINE, affine[name], Image.Resampling.NEAREST, fillcolor=fill
-        )
-    elif name == "rotate":
-        result = pil.rotate(level, Image.Resampling.NEAREST, fillcolor=fill)
-    elif name == "cutout":
-        result = pil.copy()
-        if level > 0:  # Fast AutoAugment's
-            x, y = (
-                int(max(0, at * side - level / 2))
-                for at, side in zip(place, (width, height), strict=True)
-            )
-            corner = min(width, x + level), min(height, y + level)
-            ImageDraw.Draw(result).rectangle((x, y, *corner), fill)
-    elif name in ("contrast", "color", "brightness", "sharpness"):
-        result = getattr(ImageEnhance, name.capitalize())(pil).enhance(level)
-    elif name == "posterize":
-        result = ImageOps.posterize(pil, int(level))
-    elif name == "solarize":
-        result = ImageOps.solarize(pil, level)
-    else:
-        result = getattr(ImageOps, name.replace("_", ""))(pil)
-    return np.asarray(result).reshape(image.shape)
 
 
 def make_images(shape, seed):
@@ -90,6 +53,6 @@ def test_it_is_pillow_s(name, draw, shape, seed):
     assert results.dtype == np.uint8
     wrong = 0
     for image, result, level, place in zip(images, results, levels, places, strict=True):
-        expected = with_pillow(name, image, float(level), place.astype(float))
+        expected = pillow_operations.apply(name, image, float(level), tuple(place.tolist()))
         wrong += (abs(result.astype(int) - expected) > 1).mean() / BATCH
     assert wrong <= 0.01
