@@ -1,6 +1,6 @@
 """A contact sheet: examples of a data set, and beside each what augmentation makes of it.
 
-    python -m lconv_jax.data.preview --name=fashion_mnist_small --augment=autoaugment --out=sheet.png
+    python -m lconv_jax.data.preview --name=fashion_mnist_small --augment=autoaugment
 
 The first column is the examples as they are stored; each further one has draws of its own. Images
 are shown in grey or colour; signals [L, C] as curves, one for each channel, or, where there are
@@ -9,6 +9,8 @@ more than four channels, as strips, one below the other, light where the signal 
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,17 +23,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lconv_jax import config as config_lib
 from lconv_jax import data, steps
-
-_NAME = flags.DEFINE_string("name", "fashion_mnist_small", "The data set, as config.data.name.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the data, as config.data.data_dir.")
-_AUGMENT = flags.DEFINE_string("augment", "", "The policy, as config.data.augment.")
-_CROP = flags.DEFINE_integer("crop", 0, "As config.data.crop.")
-_FLIP = flags.DEFINE_boolean("flip", False, "As config.data.flip.")
-_CUTOUT = flags.DEFINE_integer("cutout", 0, "As config.data.cutout.")
-_SEED = flags.DEFINE_integer("seed", 0, "Decides which examples are shown, and all draws.")
-_ROWS = flags.DEFINE_integer("rows", 8, "Examples, one below the other.", lower_bound=1)
-_COLUMNS = flags.DEFINE_integer("columns", 9, "Augmented versions of each.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "sheet.png", "The PNG file to write.")
 
 # Pixels of the sheet.
 _SIDE, _GAP, _BAND, _HEADER = 72, 4, 14, 22
@@ -133,36 +124,71 @@ def _strips(signal: NDArray[np.float64]) -> Image.Image:
     )
 
 
+def write(
+    out: str | os.PathLike[str],
+    *,
+    name: str = "fashion_mnist_small",
+    data_dir: str = "",
+    augment: str = "",
+    crop: int = 0,
+    flip: bool = False,
+    cutout: int = 0,
+    seed: int = 0,
+    rows: int = 8,
+    columns: int = 9,
+) -> int:
+    """Writes the sheet of `rows` training examples, chosen by `seed`, as the PNG file `out`.
+
+    The other arguments are as in the configuration's group `data`.
+
+    Returns:
+      How many examples are shown, fewer than `rows` if there are no more.
+
+    Raises:
+      ConfigError, DataError: what the arguments name is not there, or not for these data.
+    """
+    config = config_lib.base_config()
+    config.optimizer.name = "sgd"  # β-lasso would ask for its λ
+    config.seed = seed
+    config.data.name, config.data.data_dir, config.data.augment = name, data_dir, augment
+    config.data.crop, config.data.flip, config.data.cutout = crop, flip, cutout
+    config_lib.validate(config)
+    train = data.load(name, data_dir or None, stream="auto").train
+    chosen = np.random.default_rng(seed).permutation(len(train.labels))[:rows]
+    examples = np.asarray(data.read(train, chosen).images)
+    title = [augment or "no policy"]
+    title += [f"crop {crop}"] * bool(crop) + ["flip"] * flip + [f"cutout {cutout}"] * bool(cutout)
+    picture = sheet(augmented(config, examples, columns), ", ".join(title))
+    picture.save(out, "PNG", optimize=True)
+    return len(examples)
+
+
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_string("name", "fashion_mnist_small", "The data set, as config.data.name.")
+    flags.DEFINE_string("data_dir", "", "Folder of the data, as config.data.data_dir.")
+    flags.DEFINE_string("augment", "", "The policy, as config.data.augment.")
+    flags.DEFINE_integer("crop", 0, "As config.data.crop.")
+    flags.DEFINE_boolean("flip", False, "As config.data.flip.")
+    flags.DEFINE_integer("cutout", 0, "As config.data.cutout.")
+    flags.DEFINE_integer("seed", 0, "Decides which examples are shown, and all draws.")
+    flags.DEFINE_integer("rows", 8, "Examples, one below the other.", 1)
+    flags.DEFINE_integer("columns", 9, "Augmented versions of each.", 1)
+    flags.DEFINE_string("out", "sheet.png", "The PNG file to write.")
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    config = config_lib.base_config()
-    config.seed = _SEED.value
-    config.data.name, config.data.data_dir = _NAME.value, _DATA_DIR.value
-    config.data.augment = _AUGMENT.value
-    config.data.crop, config.data.flip, config.data.cutout = _CROP.value, _FLIP.value, _CUTOUT.value
-    config.optimizer.name = "sgd"  # β-lasso would ask for its λ
+    names = inspect.signature(write).parameters
     try:
-        config_lib.validate(config)
-        dataset = data.load(_NAME.value, _DATA_DIR.value or None, stream="auto")
-        size = len(dataset.train.labels)
-        chosen = np.random.default_rng(_SEED.value).permutation(size)[: _ROWS.value]
-        examples = np.asarray(data.read(dataset.train, chosen).images)
-        columns = augmented(config, examples, _COLUMNS.value)
-        title = ", ".join(
-            [
-                _AUGMENT.value or "no policy",
-                *(f"crop {config.data.crop}" for _ in range(bool(config.data.crop))),
-                *("flip" for _ in range(config.data.flip)),
-                *(f"cutout {config.data.cutout}" for _ in range(bool(config.data.cutout))),
-            ]
-        )
-        sheet(columns, title).save(_OUT.value, "PNG", optimize=True)
+        shown = write(**{name: flags.FLAGS[name].value for name in names})
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{len(examples)} of {size} training examples of {dataset.name}: {_OUT.value}")
+    print(f"{shown} training examples of {flags.FLAGS.name}: {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

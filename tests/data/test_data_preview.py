@@ -1,8 +1,10 @@
 """The contact sheet shows what is stored, and beside it what the training step makes of it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from lconv_jax import config as config_lib
@@ -10,9 +12,8 @@ from lconv_jax import data
 from lconv_jax.data import preview
 
 
-def run(path, **flags):
-    with flagsaver.flagsaver(out=str(path), **flags):
-        preview.main(["preview"])
+def run(path, **arguments):
+    preview.write(path, **arguments)
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -34,11 +35,10 @@ def tiles(picture, height, width, rows, columns):
     )
 
 
-def test_the_first_column_is_the_data_and_the_others_are_the_policy_s(tmp_path, capsys):
+def test_the_first_column_is_the_data_and_the_others_are_the_policy_s(tmp_path):
     path = tmp_path / "sheet.png"
-    flags = {"augment": 'policy:[[["invert", 1]]]', "rows": 3, "columns": 2, "seed": 4}
-    picture = run(path, name="fashion_mnist_small", **flags)
-    assert "3 of 10000 training examples of fashion_mnist_small" in capsys.readouterr().out
+    arguments = {"augment": 'policy:[[["invert", 1]]]', "rows": 3, "columns": 2, "seed": 4}
+    picture = run(path, **arguments)
     shown = tiles(picture, 84, 84, 3, 3)
     stored = shown[:, 0, ::3, ::3, 0]
     train = data.load("fashion_mnist_small").train.images[..., 0]
@@ -47,8 +47,8 @@ def test_the_first_column_is_the_data_and_the_others_are_the_policy_s(tmp_path, 
     for column in (1, 2):
         np.testing.assert_array_equal(shown[:, column, ::3, ::3, 0], 255 - stored)
     assert Image.open(path).mode == "L"
-    np.testing.assert_array_equal(run(path, **flags), picture)
-    assert (run(path, **flags | {"seed": 5}) != picture).any()
+    np.testing.assert_array_equal(run(path, **arguments), picture)
+    assert (run(path, **(arguments | {"seed": 5})) != picture).any()
 
 
 @pytest.mark.parametrize("channels", [1, 6])
@@ -85,14 +85,25 @@ def test_columns_have_draws_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("arguments", "says"),
     [
         ({"augment": "autoaugmen"}, "config.data.augment = 'autoaugmen'"),
         ({"name": "no.npz"}, "no.npz"),
         ({"crop": 28}, "data.crop = 28"),
     ],
 )
-def test_what_cannot_be_shown_ends_with_a_line(flags, says, tmp_path):
-    with pytest.raises(SystemExit, match=says):
-        run(tmp_path / "sheet.png", **flags)
+def test_what_cannot_be_shown_is_refused(arguments, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        preview.write(tmp_path / "sheet.png", **arguments)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_command_s_flags_are_its_arguments(tmp_path):
+    command = [sys.executable, "-m", "lconv_jax.data.preview", "--name=digits", "--nocrop"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode != 0
+    assert "nocrop" in found.stderr
+    command[-1:] = ["--rows=2", "--columns=3", "--flip", f"--out={tmp_path / 'sheet.png'}"]
+    subprocess.run(command, check=True)
+    written = run(tmp_path / "again.png", name="digits", rows=2, columns=3, flip=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), written[..., 0])
