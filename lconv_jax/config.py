@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from lconv_jax import data, models
+from lconv_jax.data import policies
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
@@ -84,6 +85,12 @@ KEYS: dict[str, Key] = {
         "standard deviation of Gaussian noise on normalised training inputs, drawn anew at "
         "every step after the other augmentation",
     ),
+    "data.augment": Key(
+        "",
+        f"empty, or {policies.ACCEPTED}",
+        lambda value: True,  # `validate` says more
+        "augmentation policy, before crop, flip and cutout; a file may be given by its contents",
+    ),
     "data.crop": Key(0, *_at_least(0), "random shift by at most this many pixels, zero padding"),
     "data.flip": Key(False, *_ANY, "random left-right flip"),
     "data.cutout": Key(0, *_at_least(0), "side of the square set to zero at a random place"),
@@ -147,8 +154,8 @@ def base_config() -> ml_collections.ConfigDict:
 def paper_config(
     dataset: str, model: str, alpha: int, optimizer: str = "beta_lasso"
 ) -> ml_collections.ConfigDict:
-    """The recipe of Appendix A.2 of the paper for 400 epochs, as far as it is stated, with crop
-    and flip in place of its Fast AutoAugment policies.
+    """The recipe of Appendix A.2 of the paper for 400 epochs, as far as it is stated, with
+    AutoAugment's policies, and crop and flip, in place of its Fast AutoAugment policies.
 
     β-lasso's λ are meant for the paper's 4000 epochs and are rescaled to the run's length. The
     paper gives the grids of λ and of SGD's momentum and weight decay, and chooses by validation
@@ -162,6 +169,7 @@ def paper_config(
     """
     config = base_config()
     config.data.name = dataset
+    config.data.augment = "autoaugment_svhn" if dataset == "svhn_cropped" else "autoaugment"
     config.data.crop = 4
     config.data.flip = dataset != "svhn_cropped"  # a mirrored digit is another sign
     config.model.name = model
@@ -225,7 +233,35 @@ def validate(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"config.{name} = {value!r} must be finite, {key.accepts}")
         if not key.check(value):
             raise ConfigError(f"config.{name} = {value!r} must be {key.accepts}")
+    if flat["data.augment"]:
+        try:
+            policies.load(flat["data.augment"])
+        except data.DataError as error:
+            raise ConfigError(f"config.{error}") from error
     _validate_combinations(flat)
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The configuration with the contents of its policy's file, if it has one, in the file's place.
+
+    So the configuration says all by itself what is computed: it is the same wherever the file is,
+    and another when the file changes.
+
+    Raises:
+      ConfigError: the file is missing or at fault.
+    """
+    named = config.data.augment
+    resolved = _resolved(named)
+    if resolved == named:
+        return config
+    return unflatten(dict(flatten(config)) | {"data.augment": resolved})
+
+
+def _resolved(policy: str) -> str:
+    try:
+        return policies.resolve(policy)
+    except data.DataError as error:
+        raise ConfigError(f"config.{error}") from error
 
 
 def check_name(name: str) -> None:
@@ -274,7 +310,10 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the keys that decide what a run computes and are not at their defaults."""
+    """SHA-256 (hex) of the keys that decide what a run computes and are not at their defaults.
+
+    A policy's file counts by its contents.
+    """
     kept = {
         name: type(KEYS[name].default)(value) if name in KEYS else value  # 10 is 10.0
         for name, value in flatten(config)
@@ -282,6 +321,8 @@ def digest(config: Mapping[str, Any]) -> str:
     }
     if kept.get("data.permute") == 1:
         kept["data.permute"] = True  # as before it was a number, so that results keep their digest
+    if "data.augment" in kept:
+        kept["data.augment"] = _resolved(kept["data.augment"])
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,12 +19,13 @@ from flax import linen as nn
 
 from lconv_jax import data, models, optim, sharding
 from lconv_jax.config import ConfigError
+from lconv_jax.data import policies
 from lconv_jax.state import TrainState
 
 # What a random key is for; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
-# The noise's key follows from the shifts'. Their draws count up from 0 and never come to this.
-_NOISE = 2**32 - 1
+# Keys of a policy and of the noise, which follow from the shifts'. Their draws count up from 0.
+_POLICY, _NOISE = 1, 2**32 - 1
 
 
 class Plan(NamedTuple):
@@ -159,9 +160,10 @@ def make_arrange(
 def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The function (key, stored images) -> images of the configuration's augmentation.
 
-    Shift, flip and cutout, then noise; with noise the images are normalised, which `make_arrange`
-    leaves as they are. With `data.permute_first` they are those of the permuted images, put back:
-    what follows permutes, and the model sees permuted images that were shifted.
+    The policy of `data.augment`, then shift, flip and cutout, then noise; with noise the images
+    are normalised, which `make_arrange` leaves as they are. With `data.permute_first` they are
+    those of the permuted images, put back: what follows permutes, and the model sees permuted
+    images that were changed.
 
     Args:
       config: of the run.
@@ -170,18 +172,24 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
     shift = functools.partial(
         data.augment, crop=config.data.crop, flip=config.data.flip, cutout=config.data.cutout
     )
+    policy = policies.load(config.data.augment) if config.data.augment else None
     noise = config.data.noise
     seed = permutation_seed(config) if config.data.permute_first else None
-    if seed is None and not noise:
+    if policy is None and seed is None and not noise:
         return shift
+
+    def change(key: jax.Array, images: jax.Array) -> jax.Array:
+        if policy is not None:
+            images = policies.augment(jax.random.fold_in(key, _POLICY), images, policy)
+        return shift(key, images)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         if seed is not None:
             there = permutation(seed, images.shape[1:]) if order is None else order
-            shifted = shift(key, _reordered(images, there))
-            images = _reordered(shifted, jnp.argsort(jnp.asarray(there)))
+            changed = change(key, _reordered(images, there))
+            images = _reordered(changed, jnp.argsort(jnp.asarray(there)))
         else:
-            images = shift(key, images)
+            images = change(key, images)
         if not noise:
             return images
         draws = jax.random.normal(jax.random.fold_in(key, _NOISE), images.shape)

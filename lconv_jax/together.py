@@ -86,7 +86,7 @@ def prepare_together(configs: Sequence[Any]) -> list[train.Experiment]:
     datasets: dict[Any, data.Dataset] = {}
     prepared: dict[Any, train.Experiment] = {}
     experiments = []
-    for config in configs:
+    for config in map(config_lib.resolve, configs):
         which = (*config.data.items(), config.seed if config.data.validation else None)
         like = prepared.get(program_key(config))
         if like is None:

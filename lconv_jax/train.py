@@ -77,10 +77,13 @@ class Experiment(NamedTuple):
 def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     """Loads the data, unless they are given, and builds model, optimizer and mesh.
 
+    The experiment's configuration is `config.resolve`d.
+
     Raises:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     config_lib.validate(config)
+    config = config_lib.resolve(config)
     dataset = load(config) if dataset is None else dataset
     # Traced here, so that an augmentation that the images do not allow is refused early.
     batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
@@ -145,6 +148,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     """
     started = time.monotonic()
     experiment = distributed.together(lambda: prepare(config))
+    config = experiment.config
     digest = data.digest(experiment.dataset)
     # Where the data are may differ from host to host.
     same = {k: v for k, v in config_lib.flatten(config) if k != "data.data_dir"}

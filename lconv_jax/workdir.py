@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -100,6 +101,14 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _brief(value: Any) -> str:
+    """The value, or of a long one, such as a policy, its beginning and its digest."""
+    text = repr(value)
+    if len(text) <= 100:
+        return text
+    return f"{text[:60]}… (SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
+
+
 def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str, Any]:
     """What config.json should say; raises if it says something else already."""
     path = os.path.join(directory, CONFIG_FILE)
@@ -114,7 +123,7 @@ def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str
             if before.get(name) != flat.get(name)
         }
         fixed = [
-            f"  config.{name}: {old!r} there, {new!r} here"
+            f"  config.{name}: {_brief(old)} there, {_brief(new)} here"
             for name, (old, new) in changed.items()
             if not config_lib.is_free(name)
         ]

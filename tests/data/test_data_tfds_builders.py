@@ -75,6 +75,7 @@ def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
     name, folder = prepared
     config = config_lib.paper_config(name, "s_fc", alpha=1)
     config.data.data_dir = str(folder)
+    config.data.augment = ""
     config.data.crop = 0
     config.data.flip = False
     config.optimizer.reference_lr_sum = 0.0
