@@ -24,7 +24,7 @@ from lconv_jax.state import TrainState
 
 # What a random key is for; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
-# Keys of a policy and of the noise, which follow from the shifts'. Their draws count up from 0.
+# Keys of a policy and of the noise, which follow from that of the shifts; its draws count from 0.
 _POLICY, _NOISE = 1, 2**32 - 1
 
 
