@@ -41,10 +41,22 @@ METHODS = {
     "s_local, SGD": ("s_local", "sgd"),
     "s_conv, SGD": ("s_conv", "sgd"),
 }
-SETS: dict[str, Set] = {}
+# What is not augmented in its configuration's own way has no shifts.
+_STILL = {"data__crop": 0}
+SETS: dict[str, Set] = {
+    "nlgp": Set("sfc_nlgp", {}, {}),
+    "gp": Set("sfc_nlgp", {"data__name": "gp"}, {}),
+    "planted": Set("sfc_planted", {}, {}),
+    "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}),
+    "words": Set("sfc_words", _STILL, {"data__crop": 2}),
+    "words, diacritics": Set("sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}),
+    "spoken_digits": Set("sfc_spoken_digits", _STILL, {"data__crop": 3}),
+    "dna_motifs": Set("sfc_dna_motifs", _STILL, {"data__crop": 4}),
+}
 
 _SETS = flags.DEFINE_list("sets", None, f"Some of {', '.join(SETS)}; all by default.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each.", lower_bound=1)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the spoken digits or word lists.")
 _RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/other_data", "Where the runs live.")
 _RESULTS = flags.DEFINE_string("results", "docs/results/other_data", "Folder of kept results.")
 _FIGURE = flags.DEFINE_string("figure", "docs/figures/other_data.png", "PNG of learned fields.")
@@ -57,7 +69,7 @@ def run_name(method: str, augmented: bool, seed: int) -> str:
     return f"{method}{', augmented' if augmented else ''}, seed {seed}"
 
 
-def configs(name: str, seeds: int) -> dict[str, Any]:
+def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
     """The runs of a set, by name: all methods with one seed, then with the next."""
     chosen, runs = SETS[name], {}
     for seed in range(seeds):
@@ -65,6 +77,7 @@ def configs(name: str, seeds: int) -> dict[str, Any]:
             for augmented in (False, True) if chosen.augmentation else (False,):
                 changes = chosen.changes | (chosen.augmentation if augmented else {})
                 changes = changes | {"model__name": model, "seed": seed}
+                changes = changes | {"data__data_dir": data_dir}
                 config = get_config(chosen.config, optimizer, **changes)
                 runs[run_name(method, augmented, seed)] = config
     return runs
@@ -142,7 +155,7 @@ def main(argv: list[str]) -> None:
             continue
         try:
             folder = os.path.join(_RUNS_DIR.value, name)
-            results = run_all(configs(name, _SEEDS.value), folder, file)
+            results = run_all(configs(name, _SEEDS.value, _DATA_DIR.value), folder, file)
         except train.Stopped as stopped:
             sys.exit(str(stopped))
         print(table(name, results), flush=True)
