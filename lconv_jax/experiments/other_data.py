@@ -49,7 +49,7 @@ SETS: dict[str, Set] = {
     "planted": Set("sfc_planted", {}, {}),
     "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}),
     "words": Set("sfc_words", _STILL, {"data__crop": 2}),
-    "words, diacritics": Set("sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}),
+    "words_diacritics": Set("sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}),
     "spoken_digits": Set("sfc_spoken_digits", _STILL, {"data__crop": 3}),
     "dna_motifs": Set("sfc_dna_motifs", _STILL, {"data__crop": 4}),
 }
