@@ -174,3 +174,15 @@ def test_a_result_is_put_into_the_page_and_what_was_not_run_says_so(tmp_path):
         "| b | not run: no GPU at hand |  |\n\njax 1; wall time, medians of 3 turns.\n"
         "<!-- end -->\nafter\n"
     )
+
+
+@pytest.mark.slow
+def test_autoaugment_does_what_pillow_does_and_is_timed(tmp_path):
+    from benchmarks import autoaugment
+
+    rows = _run(autoaugment, "autoaugment", tmp_path)
+    assert list(rows) == list(autoaugment.SHAPES)
+    for row in rows.values():
+        assert row["agree"] > 0.99
+        ratio = row["jax images/s"] / row["Pillow images/s"]
+        assert row["jax / Pillow"] == pytest.approx(ratio, rel=0.9)
