@@ -9,10 +9,11 @@ Ingrosso and Goldt ("Data-driven emergence of convolutional structure in neural 
 2022) find that plain SGD on a fully connected net makes local fields where the inputs are
 translation invariant and not Gaussian, and none on Gaussian inputs of the same covariance. Here are
 both, for SGD with weight decay and for β-lasso, with s_fc: nlgp and gp in one dimension (`signals`;
-`exponential` with a covariance exp(−d/ξ)) or two (`images`). A seed is that of the data too, so that runs are independent. SGD's weights are
-also judged when all but the largest of each unit are cut away, as many as β-lasso leaves: whether
-its fields are local for no other reason than that they are sparse. `draw` makes the figures from
-the run directories of seed 0. Run it from the root of a clone: it reads configs/.
+`exponential` with a covariance exp(−d/ξ)) or two (`images`). A seed is that of the data too, so
+that runs are independent. SGD's weights are also judged when all but the largest of each unit are
+cut away, as many as β-lasso leaves: whether its fields are local for no other reason than that they
+are sparse. `draw` makes the figures from the run directories of seed 0. Run it from the root of a
+clone: it reads configs/.
 """
 
 from __future__ import annotations
