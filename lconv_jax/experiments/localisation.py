@@ -1,17 +1,19 @@
 """Whether fields are local because of the data or because of the penalty.
 
     python -m lconv_jax.experiments.localisation --group=signals
+    python -m lconv_jax.experiments.localisation --group=exponential
     python -m lconv_jax.experiments.localisation --group=images
     python -m lconv_jax.experiments.localisation --group=draw
 
 Ingrosso and Goldt ("Data-driven emergence of convolutional structure in neural networks", PNAS
 2022) find that plain SGD on a fully connected net makes local fields where the inputs are
 translation invariant and not Gaussian, and none on Gaussian inputs of the same covariance. Here are
-both, for SGD with weight decay and for β-lasso, with s_fc: nlgp and gp in one dimension (`signals`)
-or two (`images`). A seed is that of the data too, so that runs are independent. SGD's weights are
-also judged when all but the largest of each unit are cut away, as many as β-lasso leaves: whether
-its fields are local for no other reason than that they are sparse. `draw` makes the figures from
-the run directories of seed 0. Run it from the root of a clone: it reads configs/.
+both, for SGD with weight decay and for β-lasso, with s_fc: nlgp and gp in one dimension (`signals`;
+`exponential` with a covariance exp(−d/ξ)) or two (`images`). A seed is that of the data too, so
+that runs are independent. SGD's weights are also judged when all but the largest of each unit are
+cut away, as many as β-lasso leaves: whether its fields are local for no other reason than that they
+are sparse. `draw` makes the figures from the run directories of seed 0. Run it from the root of a
+clone: it reads configs/.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ from lconv_jax.metrics import write_atomically
 OPTIMIZERS = {"sgd": "SGD", "beta_lasso": "β-lasso"}
 SOURCES = {
     "signals": {"nlgp": "NLGP", "gp": "GP"},
+    "exponential": {"nlgp_exp": "NLGP, exponential", "gp_exp": "GP, exponential"},
     "images": {"nlgp_2d": "NLGP, 2-D", "gp_2d": "GP, 2-D"},
 }
+# Where the data set's name is another.
+DATA = {"nlgp_exp": "nlgp:power=1,xi2=3,", "gp_exp": "gp:power=1,xi2=3,"}
 _MEASURED = ("spread", "null_spread", "ratio", "ipr")
 
 _GROUP = flags.DEFINE_enum("group", "signals", (*SOURCES, "draw"), "Which runs.")
@@ -51,7 +56,8 @@ def configs(group: str, seeds: int) -> dict[str, Any]:
     get_config = runpy.run_path(os.path.join("configs", "sfc_nlgp.py"))["get_config"]
     return {
         f"{source}, {optimizer}, seed {seed}": with_overrides(
-            get_config(optimizer), {"seed": seed, "data.name": f"{source}:seed={seed}"}
+            get_config(optimizer),
+            {"seed": seed, "data.name": f"{DATA.get(source, source + ':')}seed={seed}"},
         )
         for source in SOURCES[group]
         for optimizer in OPTIMIZERS
@@ -147,7 +153,7 @@ def draw(runs_dir: str, figures: str, group: str) -> None:
     from matplotlib import pyplot as plt
 
     os.makedirs(figures, exist_ok=True)
-    size = (10.6, 6.4) if group == "signals" else (6.6, 7.4)
+    size = (6.6, 7.4) if group == "images" else (10.6, 6.4)
     figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained")
     for row, (optimizer, method) in enumerate(OPTIMIZERS.items()):
         for column, (source, title) in enumerate(SOURCES[group].items()):
@@ -155,14 +161,14 @@ def draw(runs_dir: str, figures: str, group: str) -> None:
             ratio = analysis.localisation(kernel, shape, periodic=True).ratio
             filters = analysis.first_layer_filters(kernel[:, kernel.any(0)][:, :9], shape)
             axis = axes[row, column]
-            if group == "signals":
-                axis.imshow(analysis.draw_signals(filters, scale=2))
-            else:
+            if group == "images":
                 axis.imshow(analysis.tile(filters, scale=16), interpolation="none")
+            else:
+                axis.imshow(analysis.draw_signals(filters, scale=2))
             axis.set_title(f"{title}, {method}\nspread {ratio:.2f} of shuffled", fontsize=11)
             axis.axis("off")
-    name = "localisation.png" if group == "signals" else "localisation_2d.png"
-    figure.savefig(os.path.join(figures, name), dpi=150)
+    names = {"signals": "", "exponential": "_exponential", "images": "_2d"}
+    figure.savefig(os.path.join(figures, f"localisation{names[group]}.png"), dpi=150)
 
 
 def main(argv: list[str]) -> None:

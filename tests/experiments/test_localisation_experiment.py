@@ -24,6 +24,8 @@ def test_a_seed_is_that_of_the_run_and_of_its_data():
         config_lib.validate(config)
         assert f"seed {config.seed}" in name
         assert config.data.name == f"{name.split(',')[0]}:seed={config.seed}"
+    exponential = localisation.configs("exponential", 3)["gp_exp, sgd, seed 2"]
+    assert exponential.data.name == "gp:power=1,xi2=3,seed=2"
     assert len({config_lib.digest(config) for config in found.values()}) == 8
 
 
