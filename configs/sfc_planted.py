@@ -5,7 +5,8 @@
 SGD instead: --config=configs/sfc_planted.py:sgd
 Another teacher: --config.data.name=planted:kind=sparse,correlation=3
 
-TIMES
+On two cores of an AMD EPYC that did other work: 10 to 21 seconds, test accuracy 100.0 % at 0.2 %
+density with two teachers; SGD 96.1 % (docs/results/planted.json, "local, independent").
 """
 
 from lconv_jax import config as config_lib
