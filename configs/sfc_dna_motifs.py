@@ -1,13 +1,13 @@
-"""s_fc on words of eight languages, letters one-hot along a line, without diacritics.
+"""s_fc on random DNA in which one of four motifs is planted near the middle.
 
     python -m lconv_jax.main --config=configs/sfc_dna_motifs.py --workdir=runs/dna
 
 SGD instead: --config=configs/sfc_dna_motifs.py:sgd
 
-Needs Debian's eight word lists, or others in --config.data.data_dir (docs/data.md). On two cores:
-half a minute, beside other work up to a minute; one seed: test accuracy 73.8 % at 7.7 % density
-(2.9 % in the first layer), SGD 73.7 %, and letters counted without their order 46.8 %
-(`lconv_jax.data.words.unigram_baseline`). With half of both l1 it is 76.0 % at 22.6 % density.
+On two cores beside other work: 20 to 40 seconds; one seed: test accuracy 94.1 % at 2.5 % density
+(0.9 % in the first layer), SGD 84.9 %. The best possible classifier, which knows the motifs, has
+97.4 % (`lconv_jax.data.dna_motifs.bayes_accuracy`), and counting the bases gives 23 %, chance
+being 25 %. With data.crop = 4 and l1.fc = 1e-4 it is 95.1 % at 19.1 % density.
 """
 
 from lconv_jax import config as config_lib

@@ -1,13 +1,14 @@
-"""s_fc on words of eight languages, letters one-hot along a line, without diacritics.
+"""s_fc on spectrograms of spoken digits, by voices that it was not trained on.
 
-    python -m lconv_jax.main --config=configs/sfc_spoken_digits.py --workdir=runs/digits
+    python -m lconv_jax.data.make_spoken_digits FOLDER
+    python -m lconv_jax.main --config=configs/sfc_spoken_digits.py --workdir=runs/digits \\
+        --config.data.data_dir=FOLDER
 
 SGD instead: --config=configs/sfc_spoken_digits.py:sgd
 
-Needs Debian's eight word lists, or others in --config.data.data_dir (docs/data.md). On two cores:
-half a minute, beside other work up to a minute; one seed: test accuracy 73.8 % at 7.7 % density
-(2.9 % in the first layer), SGD 73.7 %, and letters counted without their order 46.8 %
-(`lconv_jax.data.words.unigram_baseline`). With half of both l1 it is 76.0 % at 22.6 % density.
+On the 4 000 recordings that the first command makes with espeak-ng (20 synthetic voices, 4 of them
+for testing), on two cores beside other work: 1 to 2 minutes; one seed: test accuracy 95.8 % at
+6.4 % density (3.3 % in the first layer), SGD 96.5 %, and logistic regression on the pixels 93.1 %.
 """
 
 from lconv_jax import config as config_lib
@@ -25,8 +26,8 @@ def get_config(optimizer: str = "beta_lasso"):
         config.optimizer.momentum = 0.9
     else:
         config.optimizer.learning_rate = 1.0
-        config.optimizer.l1.conv = 3e-4
-        config.optimizer.l1.fc = 1.5e-4
+        config.optimizer.l1.conv = 2e-4
+        config.optimizer.l1.fc = 1e-4
         config.optimizer.beta = 50.0
     config.train.epochs = 150
     config.log.every_steps = 10

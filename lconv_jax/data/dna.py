@@ -92,7 +92,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         )
         for sequences, labels in ((train, train_labels), (test, test_labels))
     ]
-    return dataset.Source("dna", len(classes), *splits, *map(str, paths))
+    return dataset.Source("dna", len(classes), splits[0], splits[1], str(paths[0]), str(paths[1]))
 
 
 def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
@@ -194,4 +194,6 @@ def _read_genomics(name: str, data_dir: str | os.PathLike[str] | None) -> datase
             dataset.Split(_signals(sequences, len(sequences[0]), options["unknown"]), labels)
         )
         where.append(place)
-    return dataset.Source("genomics_ood", _GENOMICS_CLASSES, *splits, *where)
+    return dataset.Source(
+        "genomics_ood", _GENOMICS_CLASSES, splits[0], splits[1], where[0], where[1]
+    )

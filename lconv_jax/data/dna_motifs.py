@@ -134,7 +134,7 @@ def _check(name: str, options: dict[str, Any]) -> None:
 
 def _uniform(generator: np.random.PCG64, *shape: int) -> NDArray[np.float64]:
     """In [0, 1), from raw output, which stays the same in all versions of NumPy (NEP 19)."""
-    return (generator.random_raw(shape) >> 11) * 2.0**-53
+    return (generator.random_raw(shape) >> 11).astype(np.float64) * 2.0**-53
 
 
 def _matrices(name: str, options: dict[str, Any]) -> NDArray[np.float64]:
@@ -153,8 +153,8 @@ def _matrices(name: str, options: dict[str, Any]) -> NDArray[np.float64]:
             f"{options['motif']} bases. Raise motif or lower classes"
         )
     rest = (1 - options["conserved"]) / (len(BASES) - 1)
-    one_hot = np.eye(len(BASES))[np.array(list(found))]
-    return rest + (options["conserved"] - rest) * one_hot
+    consensus = np.array(list(found))[..., None] == np.arange(len(BASES))
+    return np.where(consensus, float(options["conserved"]), rest)
 
 
 def _allowed(name: str, options: dict[str, Any]) -> NDArray[np.int64]:

@@ -11,11 +11,12 @@ Read from one of
   `spoken_digit` as TFDS prepared it (2 500 recordings of the same), under `data_dir` or TFDS's
     default; its ArrayRecord files are read without TensorFlow.
 
-The classes are the labels in alphabetical order. A speaker's recordings are all for training or all
-for testing. Images are uint8 [N, frames, mels, 1]: time, then mel band from low to high. 0 is
-`range` dB or more below the recording's loudest value, 255 the loudest, linear in dB between. See
-`log_mel` for how they are computed. Silence at both ends is left out; what is longer than the
-frames is cut evenly at both ends, and what is shorter is padded so with 0.
+The classes are the labels, in order of number if all are numbers, else alphabetical. A speaker's
+recordings are all for training or all for testing. Images are uint8 [N, frames, mels, 1]: time,
+then mel band from low to high. 0 is `range` dB or more below the recording's loudest value, 255
+the loudest, linear in dB between. See `log_mel` for how they are computed. Silence at both ends is
+left out; what is longer than the frames is cut evenly at both ends, and what is shorter is padded
+so with 0. Without recordings a DataError says how to get some.
 
 Options (and defaults):
   frames (32), mels (32): shape of an image.
@@ -71,7 +72,7 @@ _REMEDY = (
 class _Recording(NamedTuple):
     label: str
     speaker: str
-    index: str
+    number: str
     where: str
     rate: int
     samples: NDArray[Any]  # [n] or [n, channels]
@@ -97,6 +98,8 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         found.append(recording._replace(samples=np.zeros(0)))
     where = os.path.dirname(found[0].where)
     labels = sorted({recording.label for recording in found})
+    if all(label.isdecimal() for label in labels):
+        labels.sort(key=int)
     testing = _test_speakers(name, options["test_speakers"], {r.speaker for r in found})
     # One of each speaker and label in turn, so that the first of a class are of all speakers.
     order = sorted(range(len(found)), key=lambda at: _turn(found[at]))
@@ -256,8 +259,8 @@ def _recordings(folder: pathlib.Path | None) -> Iterator[_Recording]:
     prepared = _prepared(folder)
     if prepared:
         return _from_records(prepared)
-    place = "TFDS's default folder" if folder is None else str(folder)
-    raise DataError(f"spoken_digits: no WAV files and no set of TFDS in {place}. {_REMEDY}")
+    where = "TFDS's default folder" if folder is None else str(folder)
+    raise DataError(f"spoken_digits: no WAV files and no set of TFDS in {where}. {_REMEDY}")
 
 
 def _from_file(path: pathlib.Path) -> _Recording:
@@ -339,8 +342,8 @@ def _test_speakers(name: str, chosen: str, speakers: set[str]) -> set[str]:
 
 
 def _turn(recording: _Recording) -> tuple[Any, ...]:
-    number = int(recording.index) if recording.index.isdecimal() else -1
-    return number, recording.index, recording.speaker, recording.label
+    number = int(recording.number) if recording.number.isdecimal() else -1
+    return number, recording.number, recording.speaker, recording.label
 
 
 def _check(name: str, options: dict[str, Any]) -> None:
