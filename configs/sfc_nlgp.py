@@ -5,7 +5,7 @@
 SGD instead: --config=configs/sfc_nlgp.py:sgd
 Its Gaussian clone, or images: --config.data.name=gp, nlgp_2d, gp_2d
 
-On two cores of an AMD EPYC: 6 to 12 seconds, test accuracy 89.9 % on each of two seeds at 17 %
+On two cores of an AMD EPYC: 7 to 10 seconds, test accuracy 89.9 % on each of two seeds at 17 %
 density of the first layer; SGD 89.1 % ± 0.7 % (docs/other_data.md).
 """
 
