@@ -182,8 +182,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     names = inspect.signature(write).parameters
+    arguments: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     try:
-        shown = write(**{name: flags.FLAGS[name].value for name in names})
+        shown = write(**arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{shown} training examples of {flags.FLAGS.name}: {flags.FLAGS.out}")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmarks import pillow_operations
 from lconv_jax.data import operations
 
-SHAPES = [(28, 28, 1), (32, 32, 3), (13, 22, 3), (21, 10, 1), (2, 5, 1)]
+SHAPES = [(28, 28, 1), (13, 22, 3), (21, 10, 3), (2, 5, 1)]
 BATCH = 6
 LEVELS = {
     "shear_x": (-1, 1),
@@ -39,7 +39,7 @@ def make_images(shape, seed):
 
 
 @pytest.mark.parametrize("name", operations.NAMES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(draw=st.data(), shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**31))
 def test_it_is_pillow_s(name, draw, shape, seed):
     images = make_images(shape, seed)

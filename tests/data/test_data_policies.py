@@ -109,7 +109,7 @@ def _expected_frequencies(policy, shape):
     return repeats
 
 
-@pytest.mark.parametrize("name", ["autoaugment", "autoaugment_svhn", "randaugment:2,9"])
+@pytest.mark.parametrize("name", ["autoaugment", "randaugment:2,9"])
 def test_what_is_drawn_is_as_frequent_as_the_policy_says(name):
     policy = policies.load(name)
     shape = (60_000, *SHAPE)
@@ -185,10 +185,9 @@ def test_what_is_drawn_is_done(name, images):
 
 
 def test_runs_that_train_together_draw_as_each_does_alone(images):
-    policy, keys = (
-        policies.load("policy:" + json.dumps(OWN)),
-        jax.random.split(jax.random.key(0), 3),
-    )
+    own = [[["translate_y", 0.7, 0.25]], [["solarize", 1, 128]], [["equalize", 1]]]
+    policy = policies.load("policy:" + json.dumps(own))
+    keys = jax.random.split(jax.random.key(0), 3)
 
     def in_loop(key):
         def body(step, batch):

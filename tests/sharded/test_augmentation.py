@@ -1,4 +1,4 @@
-"""A policy acts on each image where it is: nothing is sent, and all bits are those of one device."""
+"""A policy acts on each image where it is: nothing is sent, and the bits are one device's."""
 
 import jax
 import numpy as np
