@@ -4,9 +4,9 @@
 
 SGD instead: --config=configs/sfc_words.py:sgd
 
-Needs Debian's eight word lists, or others in --config.data.data_dir (docs/other_data.md). On two cores:
-half a minute, beside other work up to a minute; one seed: test accuracy 73.8 % at 7.7 % density
-(2.9 % in the first layer), SGD 73.7 %, and letters counted without their order 47.7 %
+Needs Debian's eight word lists, or others in --config.data.data_dir (docs/other_data.md). On two
+cores: half a minute, beside other work up to a minute; one seed: test accuracy 73.8 % at 7.7 %
+density (2.9 % in the first layer), SGD 73.7 %, and letters counted without their order 47.7 %
 (`lconv_jax.data.words.unigram_baseline`). With half of both l1 it is 76.0 % at 22.6 % density.
 """
 
