@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, common
-from lconv_jax import train
+from lconv_jax import programs
 
 
 def measure(case: cases.Case, dtype: str) -> dict[str, Any]:
     """One row of the table; MiB, and multiples of the float32 parameters."""
     experiment = cases.make_experiment(case, dtype=dtype)
-    program = train.compile_train_steps(experiment)
+    program = programs.compile_train_steps(experiment)
     used = program.memory_analysis()
     parameters = _bytes(experiment.state_shapes.params)
     images = _bytes(experiment.dataset.train)
@@ -54,7 +54,7 @@ def measure(case: cases.Case, dtype: str) -> dict[str, Any]:
     device = jax.devices()[0]
     if device.memory_stats() is not None:
         split = jax.device_put(experiment.dataset.train)
-        state, _ = program(train.initial_state(experiment), split, jnp.int32(1))
+        state, _ = program(programs.initial_state(experiment), split, jnp.int32(1))
         jax.block_until_ready(state)
         row["device peak MiB"] = device.memory_stats()["peak_bytes_in_use"] / 2**20
     return row

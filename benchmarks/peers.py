@@ -31,7 +31,7 @@ import torch
 
 from benchmarks import cases, common, torch_models
 from benchmarks.step import Stepper
-from lconv_jax import steps, train
+from lconv_jax import programs, steps
 
 MODELS = tuple(name for name, case in cases.CASES.items() if not case.gpu_only)
 CHECKED_STEPS = 3
@@ -50,11 +50,11 @@ class TorchTrainer:
     """The training of an experiment in PyTorch, from its initial state."""
 
     def __init__(
-        self, case: cases.Case, experiment: train.Experiment, *, compiled: bool, multiply: bool
+        self, case: cases.Case, experiment: programs.Experiment, *, compiled: bool, multiply: bool
     ):
         torch.set_num_threads(common.cores())
         config, plan = experiment.config, experiment.plan
-        self.params = torch_models.from_jax(case, train.initial_state(experiment).params)
+        self.params = torch_models.from_jax(case, programs.initial_state(experiment).params)
         self.l1 = plan.effective["l1.conv"]
         self.threshold = plan.effective["l1.conv * beta"]
         rates = [float(plan.schedule(step)) for step in range(case.steps)]

@@ -30,7 +30,7 @@ from jax import lax
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import data, sharding, steps, stream, train
+from lconv_jax import data, programs, sharding, steps, stream
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
 EXAMPLES, CLASSES, CROP = 10_000, 10, 4
@@ -108,10 +108,10 @@ def input_program(
 
 def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable[[], Any]:
     """The function that takes `count` training steps from step 0, as `lconv_jax.train` does."""
-    experiment = train.prepare(config, dataset)
+    experiment = programs.prepare(config, dataset)
     plan, mesh = experiment.plan, experiment.mesh
-    run_steps = train.compile_train_steps(experiment)
-    states = [train.initial_state(experiment)]
+    run_steps = programs.compile_train_steps(experiment)
+    states = [programs.initial_state(experiment)]
     split = dataset.train
     if not data.is_streamed(split):
         split = jax.device_put(split, sharding.replicated(mesh))

@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import collectives, common
 from lconv_jax import config as config_lib
-from lconv_jax import data, models, train
+from lconv_jax import data, models, programs
 
 IMAGE_SHAPE, EXAMPLES = (32, 32, 3), 50_000
 # (data, model, batch): the batch of the paper on one and on eight devices; on 256 also a large one.
@@ -51,7 +51,7 @@ def make_experiment(alpha: int, data_devices: int, model_devices: int, batch: in
     images = np.broadcast_to(np.uint8(0), (EXAMPLES, *IMAGE_SHAPE))
     split = data.Split(images, np.zeros(EXAMPLES, np.int32))
     empty = data.Split(images[:0], split.labels[:0])
-    return train.prepare(config, data.Dataset("none", 10, split, empty, split))
+    return programs.prepare(config, data.Dataset("none", 10, split, empty, split))
 
 
 def measure(alpha: int, data_devices: int, model_devices: int, batch: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def measure(alpha: int, data_devices: int, model_devices: int, batch: int) -> di
     experiment = make_experiment(alpha, data_devices, model_devices, batch)
     sizes = [kernel.size for kernel in models.kernels(experiment.state_shapes.params).values()]
     begun = time.perf_counter()
-    program = train.compile_train_steps(experiment)
+    program = programs.compile_train_steps(experiment)
     seconds = time.perf_counter() - begun
     memory = program.memory_analysis()
     found = [each for each in collectives.read(program.as_text()) if each.every_step]

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import metrics, shrink, train
+from lconv_jax import metrics, programs, shrink, train
 from lconv_jax.experiments.runs import with_overrides
 
 matplotlib.use("Agg")
@@ -84,14 +84,14 @@ def run(args: Any, how: str, seed: int, runs_dir: str) -> dict[str, Any]:
 def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     """How far losses part after the first shrink, step by step: mean |difference| of the loss."""
     config = get_config(args, "exact", seed)
-    whole = train.prepare(config)
+    whole = programs.prepare(config)
     split = jax.device_put(whole.dataset.train)
     count = jnp.int32(whole.plan.steps_per_epoch)
-    advance = train.compile_train_steps(whole)
-    state, keep = train.initial_state(whole), None
+    advance = programs.compile_train_steps(whole)
+    state, keep = programs.initial_state(whole), None
     for _ in range(config.train.epochs - epochs):
         state, _ = advance(state, split, count)
-        if (keep := train.smaller(whole, state, split)) is not None:
+        if (keep := programs.smaller(whole, state, split)) is not None:
             break
     if keep is None:
         return None
@@ -102,8 +102,8 @@ def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     def losses(keep: dict[str, NDArray[np.int64]] | None) -> NDArray[Any]:
         there, now = whole, jax.tree.map(jnp.copy, state)
         if keep is not None:
-            there, now = train.restricted(whole, now, keep)
-        go, found = train.compile_train_steps(there), []
+            there, now = programs.restricted(whole, now, keep)
+        go, found = programs.compile_train_steps(there), []
         for _ in range(epochs):
             now, rows = go(now, split, count)
             found.append(jax.device_get(rows["train/loss"]))

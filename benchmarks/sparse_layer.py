@@ -31,7 +31,7 @@ from jax.experimental import sparse
 from numpy.typing import NDArray
 
 from benchmarks import common
-from lconv_jax import steps, train
+from lconv_jax import programs, steps
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.workdir import CHECKPOINTS, read_config
 
@@ -129,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = common.parse(__doc__, argv, name="sparse_layer", rounds=15, add=add)
     logging.set_verbosity(logging.WARNING)
     try:
-        experiment = train.prepare(read_config(args.run_dir))
+        experiment = programs.prepare(read_config(args.run_dir))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     checkpoints = Checkpoints(os.path.join(args.run_dir, CHECKPOINTS))
     rows = {}
     for step in checkpoints.steps()[: 1 if args.toy else None]:
-        state = checkpoints.restore_step(step, train.stored_shapes(experiment))
+        state = checkpoints.restore_step(step, programs.stored_shapes(experiment))
         rows[f"step {step:,}"] = measure(experiment, state, args.rounds)
     result = common.result_of(args, rows)
     common.show("A sparse first layer", rows, result["machine"])

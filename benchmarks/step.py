@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import cases, common
-from lconv_jax import train
+from lconv_jax import programs
 
 NOT_RUN = "not run: no GPU at hand"
 
@@ -96,9 +96,9 @@ class Stepper:
     def __init__(self, case: cases.Case, dtype: str, *, augment: bool = True, metrics: bool = True):
         self.experiment = cases.make_experiment(case, dtype=dtype, augment=augment)
         self.split = jax.device_put(self.experiment.dataset.train)
-        self.state = train.initial_state(self.experiment)
+        self.state = programs.initial_state(self.experiment)
         begun = time.perf_counter()
-        self.run = train.compile_train_steps(self.experiment, with_metrics=metrics)
+        self.run = programs.compile_train_steps(self.experiment, with_metrics=metrics)
         self.compile_seconds = time.perf_counter() - begun
 
     def __call__(self, count: int) -> Any:

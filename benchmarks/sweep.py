@@ -24,7 +24,7 @@ from absl import logging
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import together, train
+from lconv_jax import programs, together
 from lconv_jax.experiments.runs import with_overrides
 
 _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.crop": 3}
@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def experiments_of(changes: dict[str, Any], count: int) -> list[train.Experiment]:
+def experiments_of(changes: dict[str, Any], count: int) -> list[programs.Experiment]:
     """`count` settings that one program trains."""
     base = {
         "optimizer.learning_rate": 0.5,
@@ -48,7 +48,7 @@ def experiments_of(changes: dict[str, Any], count: int) -> list[train.Experiment
     }
     config = with_overrides(config_lib.base_config(), base | changes)
     return [
-        train.prepare(with_overrides(config, {"optimizer.beta": 5.0 * index}))
+        programs.prepare(with_overrides(config, {"optimizer.beta": 5.0 * index}))
         for index in range(count)
     ]
 
@@ -66,8 +66,8 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     all_ = together.compile_together(experiments, whole)
     compile_seconds = time.perf_counter() - begun
     one = together.compile_together(experiments[:1], whole)
-    lone = train.compile_train_steps(experiments[0])
-    alone = [train.initial_state(experiment) for experiment in experiments]
+    lone = programs.compile_train_steps(experiments[0])
+    alone = [programs.initial_state(experiment) for experiment in experiments]
     lanes = jax.device_put(together.make_lanes(experiments, whole))
     states: dict[str, Any] = {
         "together": jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone),
@@ -111,7 +111,7 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     return result
 
 
-def _whole_runs(experiments: list[train.Experiment], how: str, program: Any, whole: Any) -> None:
+def _whole_runs(experiments: list[programs.Experiment], how: str, program: Any, whole: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             together.Run(experiment, os.path.join(folder, str(index)))

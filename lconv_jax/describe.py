@@ -14,7 +14,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from rich import box, console, table
 
-from lconv_jax import certify, data, mdl, train
+from lconv_jax import certify, data, mdl, programs
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
@@ -29,10 +29,10 @@ class Description(NamedTuple):
     file: bytes
     certificate: certify.Certificate
     origin: str
-    experiment: train.Experiment
+    experiment: programs.Experiment
 
 
-def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
+def load_run(run_dir: str) -> tuple[programs.Experiment, mdl.Network, int]:
     """The experiment of a run directory, its newest network in floating point, and that one's step.
 
     Raises:
@@ -41,9 +41,9 @@ def load_run(run_dir: str) -> tuple[train.Experiment, mdl.Network, int]:
     """
     if not os.path.exists(os.path.join(run_dir, CONFIG_FILE)):
         raise ValueError(f"{run_dir} has no {CONFIG_FILE}: it is not the --workdir of a run")
-    experiment = train.prepare(read_config(run_dir))
+    experiment = programs.prepare(read_config(run_dir))
     with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        found = checkpoints.restore(train.stored_shapes(experiment))
+        found = checkpoints.restore(programs.stored_shapes(experiment))
     if found is None:
         raise ValueError(f"{run_dir} has no checkpoint yet; let the run save one first")
     step, state = found

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, sharding, steps, train
+from lconv_jax import data, metrics, programs, sharding, steps, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.progress import make_progress
 from lconv_jax.state import TrainState
@@ -55,7 +55,7 @@ NUMBERS = frozenset(
 class Run(NamedTuple):
     """One setting with one seed, and where it is kept."""
 
-    experiment: train.Experiment
+    experiment: programs.Experiment
     directory: str
 
 
@@ -74,8 +74,8 @@ def program_key(config: Any) -> tuple[Any, ...]:
     return *fixed, bool(config.optimizer.momentum), bool(config.optimizer.weight_decay)
 
 
-def prepare_together(configs: Sequence[Any]) -> list[train.Experiment]:
-    """`train.prepare` of each configuration, with as little repeated as possible.
+def prepare_together(configs: Sequence[Any]) -> list[programs.Experiment]:
+    """`programs.prepare` of each configuration, with as little repeated as possible.
 
     Data are read once where the configurations choose the same examples, and a model is traced
     once for all that one program can train.
@@ -84,17 +84,17 @@ def prepare_together(configs: Sequence[Any]) -> list[train.Experiment]:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     datasets: dict[Any, data.Dataset] = {}
-    prepared: dict[Any, train.Experiment] = {}
+    prepared: dict[Any, programs.Experiment] = {}
     experiments = []
     for config in map(config_lib.resolve, configs):
         which = (*config.data.items(), config.seed if config.data.validation else None)
         like = prepared.get(program_key(config))
         if like is None:
-            experiment = train.prepare(config, datasets.get(which))
+            experiment = programs.prepare(config, datasets.get(which))
             prepared[program_key(config)] = experiment
         else:
             if which not in datasets:
-                datasets[which] = train.load(config)
+                datasets[which] = programs.load(config)
             dataset = datasets[which]
             config_lib.validate(config)
             size = len(dataset.train.labels)
@@ -111,7 +111,7 @@ def undivided(config: Any) -> data.Dataset:
 
 
 def divided_rows(
-    experiment: train.Experiment, whole: data.Dataset
+    experiment: programs.Experiment, whole: data.Dataset
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the undivided training set that a run trains on, and those held out."""
     config = experiment.config
@@ -120,7 +120,7 @@ def divided_rows(
     )
 
 
-def make_lanes(experiments: Sequence[train.Experiment], whole: data.Dataset) -> Lanes:
+def make_lanes(experiments: Sequence[programs.Experiment], whole: data.Dataset) -> Lanes:
     """The lanes of experiments that have one `program_key`, as NumPy arrays."""
     first = experiments[0]
     # The numbers are rounded once, on the host, to the type that the update has.
@@ -143,10 +143,10 @@ def make_lanes(experiments: Sequence[train.Experiment], whole: data.Dataset) -> 
     )
 
 
-def compile_together(experiments: Sequence[train.Experiment], whole: data.Dataset) -> Any:
+def compile_together(experiments: Sequence[programs.Experiment], whole: data.Dataset) -> Any:
     """The compiled (states, lanes, train, count) -> (states, metrics) of K runs.
 
-    It does for each run what `train.compile_train_steps` does, with states and metrics stacked;
+    It does for each run what `programs.compile_train_steps` does, with states and metrics stacked;
     `train` is the undivided training set. Its first argument is donated.
     """
     config, dataset, model, plan, mesh, _ = experiments[0]
@@ -207,7 +207,7 @@ def bytes_available() -> int:
     return host // 2
 
 
-def worthwhile(experiment: train.Experiment) -> int:
+def worthwhile(experiment: programs.Experiment) -> int:
     """The most runs that one program should train, were there memory for any number.
 
     On a CPU, where a batched product is no faster than one after the other, only networks so small
@@ -271,7 +271,7 @@ class _Lane:
     """A run at work. Until `joins` it is not looked at, and never if that is infinite."""
 
     index: int
-    experiment: train.Experiment
+    experiment: programs.Experiment
     directory: str
     checkpoints: Checkpoints
     joins: float = math.inf
@@ -406,7 +406,7 @@ def _make_evaluation(
         experiment, seed = lane.experiment, lane.experiment.config.seed
         key = steps.permutation_seed(experiment.config)
         if key not in compiled:
-            compiled[key] = train.compile_evaluation(experiment)
+            compiled[key] = programs.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)
         splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
         return train.evaluate_splits(compiled[key], state, splits, seed, step)
@@ -414,7 +414,7 @@ def _make_evaluation(
     return evaluate
 
 
-def _stacked_shapes(experiments: Sequence[train.Experiment]) -> TrainState:
+def _stacked_shapes(experiments: Sequence[programs.Experiment]) -> TrainState:
     """The shapes of K states in one, split over devices as each alone would be."""
     K = len(experiments)
     return jax.tree.map(
@@ -428,7 +428,7 @@ def _stacked_shapes(experiments: Sequence[train.Experiment]) -> TrainState:
 
 
 def make_states(
-    experiments: Sequence[train.Experiment],
+    experiments: Sequence[programs.Experiment],
 ) -> tuple[TrainState, Callable[..., TrainState], Callable[..., TrainState]]:
     """Stacked states of zeros, the function that puts a run's in, and the one that takes it out.
 
@@ -455,7 +455,7 @@ def make_states(
     return empty(), put, take
 
 
-def _make_initial(experiment: train.Experiment) -> Callable[[Any], TrainState]:
+def _make_initial(experiment: programs.Experiment) -> Callable[[Any], TrainState]:
     """The compiled function seed -> state at step 0 of runs that one program trains."""
     config, dataset, model, plan, _, shapes = experiment
     placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)

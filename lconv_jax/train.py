@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -12,13 +11,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import linen as nn
 from numpy.typing import NDArray
 
 from lconv_jax import (
@@ -27,12 +24,10 @@ from lconv_jax import (
     certify,
     data,
     distributed,
-    evaluate,
     metrics,
     models,
-    optim,
+    programs,
     sharding,
-    shrink,
     steps,
     stream,
 )
@@ -63,76 +58,6 @@ class Stopped(Exception):  # noqa: N818, an order to stop is not an error
         self.signum = signum
 
 
-class Experiment(NamedTuple):
-    """A configuration made concrete. Nothing is compiled yet."""
-
-    config: Any
-    dataset: data.Dataset
-    model: nn.Module
-    plan: steps.Plan
-    mesh: jax.sharding.Mesh
-    state_shapes: TrainState  # of jax.ShapeDtypeStruct, with shardings
-
-
-def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
-    """Loads the data, unless they are given, and builds model, optimizer and mesh.
-
-    The experiment's configuration is `config.resolve`d.
-
-    Raises:
-      ConfigError, DataError: naming what is wrong and what to do.
-    """
-    config_lib.validate(config)
-    config = config_lib.resolve(config)
-    dataset = load(config) if dataset is None else dataset
-    # Traced here, so that an augmentation that the images do not allow is refused early.
-    batch = jax.ShapeDtypeStruct((2, *dataset.image_shape), dataset.train.images.dtype)
-    jax.eval_shape(lambda x: steps.make_augment(config)(jax.random.key(0), x), batch)
-    mesh = sharding.make_mesh(config.sharding.data, config.sharding.model)
-    if config.train.batch_size % mesh.shape["data"]:
-        raise config_lib.ConfigError(
-            f"config.train.batch_size = {config.train.batch_size} is not a multiple of the "
-            f"{mesh.shape['data']} devices it is split over"
-        )
-    model = models.create(
-        config.model.name,
-        alpha=config.model.alpha,
-        num_classes=dataset.num_classes,
-        kernel_size=config.model.kernel_size,
-        dropout=config.model.dropout,
-        dtype=jnp.dtype(config.model.dtype),
-    )
-    inputs = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), inputs)
-    plan = steps.make_plan(config, len(dataset.train.labels), variables["params"])
-    shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
-    if config.train.shrink != "none":
-        shrink.check_optimizer(shapes.opt_state)
-    return Experiment(config, dataset, model, plan, mesh, laid_out(mesh, shapes))
-
-
-def load(config: Any) -> data.Dataset:
-    """The data of a configuration."""
-    return data.load(
-        config.data.name,
-        config.data.data_dir or None,
-        validation=config.data.validation,
-        examples=config.data.examples,
-        seed=config.seed,
-        stream=config.data.stream,
-        device_limit_gib=config.data.device_limit_gib,
-    )
-
-
-def laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
-    """Shapes with the sharding that arrays of these shapes have."""
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.state_sharding(mesh, shapes),
-    )
-
-
 def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Runs the experiment `config` in `workdir`, or continues it, and returns its summary.
 
@@ -147,7 +72,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
       Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     started = time.monotonic()
-    experiment = distributed.together(lambda: prepare(config))
+    experiment = distributed.together(lambda: programs.prepare(config))
     config = experiment.config
     digest = data.digest(experiment.dataset)
     # Where the data are may differ from host to host.
@@ -163,12 +88,12 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
             Checkpoints(os.path.join(shared, CHECKPOINTS), config.checkpoint.keep)
         )
         signals = stack.enter_context(deferred_signals())
-        step, state = checkpoints.restore(stored_shapes(experiment)) or (0, None)
+        step, state = checkpoints.restore(programs.stored_shapes(experiment)) or (0, None)
         summary = json.loads(distributed.from_first(json.dumps(read_summary(directory))))
         if step == experiment.plan.total_steps and summary is not None:
             return summary
         if state is None:
-            state = initial_state(experiment)
+            state = programs.initial_state(experiment)
         writer = metrics.MetricsWriter(directory, through_step=step)
         stack.callback(writer.close)
         logging.info("%s; step %d of %d", directory, step, experiment.plan.total_steps)
@@ -190,132 +115,8 @@ def _claim(
     return tempfile.TemporaryDirectory()
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-    """The state at step 0, laid out over the mesh."""
-    config, dataset, model, plan, _, shapes = experiment
-    make = steps.make_initial_state(config, model, plan, dataset.image_shape)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(make, out_shardings=placement)()
-
-
-def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
-    """The compiled (state, train, count) -> (state, metrics); its first argument is donated.
-
-    Of a streamed set `train` is a chunk, as `stream.training_feed` gives it.
-    """
-    config, dataset, model, plan, mesh, shapes = experiment
-    arrange = steps.make_arrange(config, dataset.image_shape)
-    function = steps.make_train_steps(config, model, plan, arrange, mesh, **options)
-    everywhere = sharding.replicated(mesh)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    train = stream.train_shapes(config, dataset.train, plan.total_steps, mesh)
-    jitted = jax.jit(
-        function,
-        donate_argnums=0,
-        in_shardings=(placement, jax.tree.map(lambda leaf: leaf.sharding, train), everywhere),
-        out_shardings=(placement, everywhere),
-    )
-    return jitted.lower(shapes, train, jax.ShapeDtypeStruct((), jnp.int32)).compile()
-
-
-def _hidden(experiment: Experiment) -> tuple[shrink.Hidden, ...]:
-    return shrink.hidden_layers(experiment.model, experiment.dataset.image_shape)
-
-
-def stored_shapes(experiment: Experiment) -> TrainState:
-    """The shapes of a checkpoint: the original ones, and which units the network had."""
-    shapes = experiment.state_shapes
-    if experiment.config.train.shrink == "none":
-        return shapes
-    kept = {
-        layer.name: jax.ShapeDtypeStruct(
-            (layer.units,), bool, sharding=sharding.replicated(experiment.mesh)
-        )
-        for layer in _hidden(experiment)
-    }
-    return dataclasses.replace(shapes, kept=kept)
-
-
-def restricted(
-    experiment: Experiment, state: TrainState, kept: Mapping[str, NDArray[np.int64]]
-) -> tuple[Experiment, TrainState]:
-    """The experiment and the state with the units `kept` of each dense hidden layer only.
-
-    `experiment` may be restricted already, by units of its own; `kept` counts the units that
-    `state` has.
-    """
-    before = dict(experiment.model.kept)
-    original = {
-        name: np.asarray(before[name])[index] if before else index for name, index in kept.items()
-    }
-    hidden = _hidden(experiment)
-
-    def restrict(state: TrainState) -> TrainState:
-        return shrink.restrict(hidden, experiment.plan.tx, state, kept)
-
-    shapes = laid_out(experiment.mesh, jax.eval_shape(restrict, state))
-    model = experiment.model.clone(
-        kept=tuple((name, tuple(index.tolist())) for name, index in original.items())
-    )
-    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    state = jax.jit(restrict, out_shardings=placement)(state)
-    return experiment._replace(model=model, state_shapes=shapes), state
-
-
-def make_expand(experiment: Experiment, current: Experiment) -> Callable[[TrainState], TrainState]:
-    """The function from a state of `current` to one at the shapes it was restricted from."""
-    if experiment.config.train.shrink == "none":
-        return lambda state: state
-    hidden, shapes = _hidden(experiment), stored_shapes(experiment)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    kept = {layer.name: np.arange(layer.units) for layer in hidden}
-    kept |= {name: np.asarray(index) for name, index in current.model.kept}
-
-    @functools.partial(jax.jit, out_shardings=placement)
-    def expand(state: TrainState) -> TrainState:
-        return shrink.expand(hidden, experiment.plan.tx, state, shapes, kept)
-
-    return expand
-
-
-def smaller(
-    experiment: Experiment, state: TrainState, train: data.Split
-) -> dict[str, NDArray[np.int64]] | None:
-    """The units to go on with, if leaving the others out is allowed and worth while."""
-    config, plan = experiment.config, experiment.plan
-    if config.train.shrink == "none":
-        return None
-    hidden = _hidden(experiment)
-    labels = optim.layer_labels(state.params)
-    thresholds = {
-        layer.reader: plan.effective[f"l1.{label} * beta"]
-        for layer in hidden
-        if layer.normalised and (label := labels[layer.reader]["kernel"])
-    }
-
-    def choose(limits: Mapping[str, float]) -> dict[str, NDArray[np.int64]] | None:
-        frozen = config.train.shrink == "frozen"
-        dead = shrink.dead_units(hidden, state, limits=limits, frozen=frozen)
-        return shrink.choose(hidden, state.params, dead)
-
-    # The limits cost a step, and mostly nothing hangs on them.
-    if choose(dict.fromkeys(thresholds, np.inf)) is None:
-        return None
-    # The batch of the next step, as it will be.
-    step, size = int(state.step), config.train.batch_size
-    epoch, first = divmod(step, plan.steps_per_epoch)
-    order = np.asarray(steps.epoch_order(config.seed, epoch, len(train.labels)))
-    batch = data.read(train, order[first * size : (first + 1) * size])
-    key = steps.key_for(config.seed, steps.AUGMENT, step)
-    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    inputs = arrange(steps.make_augment(config)(key, jnp.asarray(batch.images)))
-    labels_B = jnp.asarray(batch.labels)
-    rate = float(plan.schedule(step))
-    return choose(shrink.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate))
-
-
 def _train(
-    experiment: Experiment,
+    experiment: programs.Experiment,
     step: int,
     state: TrainState,
     writer: metrics.MetricsWriter,
@@ -339,13 +140,16 @@ def _train(
     current = experiment
     if state.kept is not None:
         masks = jax.device_get(state.kept)
-        current, state = restricted(
+        current, state = programs.restricted(
             experiment,
             dataclasses.replace(state, kept=None),
             {name: np.flatnonzero(mask) for name, mask in masks.items()},
         )
-    run_steps, run_evaluation = compile_train_steps(current), compile_evaluation(current)
-    expand = make_expand(experiment, current)
+    run_steps, run_evaluation = (
+        programs.compile_train_steps(current),
+        programs.compile_evaluation(current),
+    )
+    expand = programs.make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
     feeding = stream.training_feed(config, splits["train"], plan.total_steps, experiment.mesh, step)
     with make_progress(plan.total_steps, per_epoch) as show, feeding as feed:
@@ -375,13 +179,15 @@ def _train(
                 writer.write_board(step, result)
             show(step, writer.last | last)
             kept = (
-                None if finished or step % per_epoch else smaller(current, state, splits["train"])
+                None
+                if finished or step % per_epoch
+                else programs.smaller(current, state, splits["train"])
             )
             if kept is not None:
-                current, state = restricted(current, state, kept)
-                run_steps = compile_train_steps(current)
-                run_evaluation = compile_evaluation(current)
-                expand = make_expand(experiment, current)
+                current, state = programs.restricted(current, state, kept)
+                run_steps = programs.compile_train_steps(current)
+                run_evaluation = programs.compile_evaluation(current)
+                expand = programs.make_expand(experiment, current)
                 units = {f"units/{name}": len(index) for name, index in kept.items()}
                 writer.write(step, units)
                 logging.info("step %d: goes on with %s", step, units)
@@ -398,7 +204,7 @@ def _train(
 
 
 def write_steps(
-    experiment: Experiment,
+    experiment: programs.Experiment,
     fetched: dict[str, Any],
     step: int,
     count: int,
@@ -420,19 +226,6 @@ def write_steps(
     if (step + count) % plan.steps_per_epoch == 0:
         writer.write_board(step + count, lines[-1])
     return lines[-1]
-
-
-def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
-    """The function (state, train, split, key) -> metrics of `evaluate.make_evaluate`."""
-    config = experiment.config
-    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    return evaluate.make_evaluate(
-        experiment.model,
-        steps.make_augment(config),
-        arrange,
-        config.train.batch_size,
-        experiment.mesh,
-    )
 
 
 def evaluate_splits(
@@ -462,7 +255,7 @@ def evaluate_splits(
     return result
 
 
-def describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
+def describe(experiment: programs.Experiment, state: TrainState) -> dict[str, float]:
     """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
     config, dataset, model, _, mesh, _ = experiment
     network = certify.export_state(config, model, dataset, mesh, distributed.fetch(state))
@@ -472,7 +265,7 @@ def describe(experiment: Experiment, state: TrainState) -> dict[str, float]:
     return certificate.metrics()
 
 
-def _lines(experiment: Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def _lines(experiment: programs.Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """One dictionary of metrics a step, with what follows from the counts of non-zeros."""
     kernels = models.kernels(experiment.state_shapes.params)
     total = sum(kernel.size for kernel in kernels.values())
@@ -512,7 +305,7 @@ def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> 
 
 
 def write_weights(
-    experiment: Experiment, state: TrainState, writer: metrics.MetricsWriter, step: int
+    experiment: programs.Experiment, state: TrainState, writer: metrics.MetricsWriter, step: int
 ) -> None:
     """Adds histograms of the layers' weights and a picture of filters to the TensorBoard events."""
     kernels = models.kernels(state.params)
@@ -525,14 +318,14 @@ def _first(kernels: Mapping[str, Any]) -> Any:
     return kernels["conv1"] if "conv1" in kernels else kernels["fc1"]
 
 
-def _first_filters(experiment: Experiment, kernel: jax.Array) -> NDArray[np.float32]:
+def _first_filters(experiment: programs.Experiment, kernel: jax.Array) -> NDArray[np.float32]:
     """First-layer filters [units, H, W, C] as images, the permutation of pixels undone."""
     stride = -(-kernel.shape[-1] // _SHOWN_UNITS)
     weights = _unpermuted(experiment, distributed.fetch(kernel[..., ::stride]))
     return analysis.first_layer_filters(weights, experiment.dataset.image_shape)
 
 
-def _unpermuted(experiment: Experiment, weights: NDArray[Any]) -> NDArray[Any]:
+def _unpermuted(experiment: programs.Experiment, weights: NDArray[Any]) -> NDArray[Any]:
     """A dense first layer's weights with their rows in the order of the original pixels."""
     config, image_shape = experiment.config, experiment.dataset.image_shape
     seed = steps.permutation_seed(config)
@@ -544,7 +337,7 @@ def _unpermuted(experiment: Experiment, weights: NDArray[Any]) -> NDArray[Any]:
 
 
 def summarise(
-    experiment: Experiment, state: TrainState, last: Mapping[str, Any], directory: str
+    experiment: programs.Experiment, state: TrainState, last: Mapping[str, Any], directory: str
 ) -> dict[str, Any]:
     """Draws filters.png and collects what summary.json says."""
     kernels = models.kernels(state.params)

@@ -2,7 +2,7 @@
 
 import jax
 
-from lconv_jax import metrics, steps, train
+from lconv_jax import metrics, programs, steps
 
 
 def in_dtype(experiment, dtype):
@@ -11,7 +11,7 @@ def in_dtype(experiment, dtype):
     make = steps.make_initial_state(
         experiment.config, model, experiment.plan, experiment.dataset.image_shape
     )
-    shapes = train.laid_out(experiment.mesh, jax.eval_shape(make))
+    shapes = programs.laid_out(experiment.mesh, jax.eval_shape(make))
     return experiment._replace(model=model, state_shapes=shapes)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, steps, together, train
+from lconv_jax import data, metrics, programs, steps, together, train
 from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.workdir import CONFIG_FILE, open_workdir, read_config
 from tests import tiny_config
@@ -131,17 +131,19 @@ def test_runs_that_train_together_permute_each_as_alone():
         "data__noise": 0.2,
         "data__validation": 100,
     }
-    fixed = [train.prepare(_config(seed=seed, data__permute=6, **changes)) for seed in (3, 4)]
+    fixed = [programs.prepare(_config(seed=seed, data__permute=6, **changes)) for seed in (3, 4)]
     whole = together.undivided(fixed[0].config)
     for order in together.make_lanes(fixed, whole).orders:
         np.testing.assert_array_equal(order, steps.permutation(6, (8, 8, 1)))
-    experiments = [train.prepare(_config(seed=seed, data__permute=1, **changes)) for seed in (3, 4)]
+    experiments = [
+        programs.prepare(_config(seed=seed, data__permute=1, **changes)) for seed in (3, 4)
+    ]
     lanes = together.make_lanes(experiments, whole)
-    alone = [train.initial_state(each) for each in experiments]
+    alone = [programs.initial_state(each) for each in experiments]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     program = together.compile_together(experiments, whole)
     _, got = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
-    run = train.compile_train_steps(experiments[1])
+    run = programs.compile_train_steps(experiments[1])
     _, want = run(alone[1], jax.device_put(experiments[1].dataset.train), jnp.int32(4))
     np.testing.assert_allclose(got["train/loss"][1][:4], want["train/loss"][:4], rtol=1e-5)
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from lconv_jax import beta_lasso, data, evaluate, metrics, models, shrink, steps, train
+from lconv_jax import beta_lasso, data, evaluate, metrics, models, programs, shrink, steps, train
 from tests import tiny_config
 from tests.helpers import in_dtype
 from tests.test_resume import _assert_same_run, _start
@@ -30,7 +30,7 @@ def _config(**changes):
 
 
 def _advance(experiment, state, split, epochs):
-    run, losses = train.compile_train_steps(experiment), []
+    run, losses = programs.compile_train_steps(experiment), []
     for _ in range(epochs):
         state, rows = run(state, split, jnp.int32(experiment.plan.steps_per_epoch))
         losses.append(rows["train/loss"])
@@ -56,18 +56,18 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
     config = _config(**changes)
     config.optimizer.l1.update(l1)
     with jax.enable_x64(True):
-        whole = in_dtype(train.prepare(config), jnp.float64)
+        whole = in_dtype(programs.prepare(config), jnp.float64)
         split = jax.device_put(whole.dataset.train)
-        state, _ = _advance(whole, train.initial_state(whole), split, 25)
-        keep = train.smaller(whole, state, split)
+        state, _ = _advance(whole, programs.initial_state(whole), split, 25)
+        keep = programs.smaller(whole, state, split)
         assert keep is not None, "nothing died; the test says nothing"
-        small, smaller_state = train.restricted(whole, _copy(state), keep)
+        small, smaller_state = programs.restricted(whole, _copy(state), keep)
         state, want = _advance(whole, state, split, 92)
         smaller_state, got = _advance(small, smaller_state, split, 92)
         assert len(got) > 1000
         np.testing.assert_allclose(got, want, rtol=1e-8)
 
-        back = train.make_expand(whole, small)(smaller_state)
+        back = programs.make_expand(whole, small)(smaller_state)
         kept = {name: np.asarray(mask) for name, mask in back.kept.items()}
         assert not all(mask.all() for mask in kept.values())
         rows = slice(None)
@@ -96,11 +96,11 @@ def _predictions(experiment, state):
 def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps():
     config = _config()
     config.optimizer.l1.update({"conv": 8e-3, "fc": 8e-3})
-    whole = train.prepare(config)
+    whole = programs.prepare(config)
     split = jax.device_put(whole.dataset.train)
-    state, _ = _advance(whole, train.initial_state(whole), split, 25)
-    keep = train.smaller(whole, state, split)
-    small, _ = train.restricted(whole, state, keep)
+    state, _ = _advance(whole, programs.initial_state(whole), split, 25)
+    keep = programs.smaller(whole, state, split)
+    small, _ = programs.restricted(whole, state, keep)
     hidden = shrink.hidden_layers(whole.model, (8, 8, 1))
 
     def stepper(experiment):

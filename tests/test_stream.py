@@ -21,6 +21,7 @@ from lconv_jax import (
     evaluate,
     mdl,
     models,
+    programs,
     sharding,
     steps,
     stream,
@@ -90,7 +91,7 @@ def in_memory(folder, tmp_path_factory):
 def test_a_set_is_streamed_if_it_is_larger_than_the_limit(folder, limit, streamed):
     config = _config(folder)
     config.data.device_limit_gib = limit
-    dataset = train.prepare(config).dataset
+    dataset = programs.prepare(config).dataset
     assert data.is_streamed(dataset.train) is data.is_streamed(dataset.test) is streamed
     size = data.nbytes(dataset.train, dataset.validation, dataset.test)
     assert size == sum(COUNTS.values()) * EXAMPLE_BYTES

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import data, metrics, models, steps, together, train
+from lconv_jax import data, metrics, models, programs, steps, together, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.experiments.runs import with_overrides
 from tests import tiny_config
@@ -67,12 +67,12 @@ def finished(compiled, tmp_path_factory):
 def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
     with jax.enable_x64(True):
         experiments = [
-            in_dtype(train.prepare(config), jnp.float64) for config in _configs(**changes)
+            in_dtype(programs.prepare(config), jnp.float64) for config in _configs(**changes)
         ]
         whole = together.undivided(experiments[0].config)
         program = together.compile_together(experiments, whole)
         lanes = together.make_lanes(experiments, whole)
-        alone = [train.initial_state(experiment) for experiment in experiments]
+        alone = [programs.initial_state(experiment) for experiment in experiments]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
         plan, split, got = experiments[0].plan, jax.device_put(whole.train), []
         for _ in range(12):
@@ -80,7 +80,7 @@ def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
             got.append(jax.device_get(rows))
         for index in compared:
             experiment = experiments[index]
-            run, want = train.compile_train_steps(experiment), []
+            run, want = programs.compile_train_steps(experiment), []
             state, own = alone[index], jax.device_put(experiment.dataset.train)
             for _ in range(12):
                 state, rows = run(state, own, jnp.int32(plan.steps_per_epoch))
@@ -182,8 +182,8 @@ def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path):
     shutil.copytree(finished / "0", tmp_path / "0")
     summary = (tmp_path / "0" / "summary.json").read_bytes()
     experiment = runs[1].experiment
-    state, _ = train.compile_train_steps(experiment)(
-        train.initial_state(experiment), jax.device_put(experiment.dataset.train), jnp.int32(8)
+    state, _ = programs.compile_train_steps(experiment)(
+        programs.initial_state(experiment), jax.device_put(experiment.dataset.train), jnp.int32(8)
     )
     folder = tmp_path / "1"
     digest = data.digest(experiment.dataset)
@@ -222,7 +222,7 @@ def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
 
 def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
     config = with_overrides(tiny_config.get_config(), BASE | {"data.examples": 800, "seed": 7})
-    experiment, whole = train.prepare(config), together.undivided(config)
+    experiment, whole = programs.prepare(config), together.undivided(config)
     kept, held_out = together.divided_rows(experiment, whole)
     for rows, split in (
         (kept, experiment.dataset.train),
@@ -260,7 +260,7 @@ def test_what_one_program_trains():
 
 def test_on_a_cpu_only_small_networks_train_together():
     small, large = (
-        train.prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
+        programs.prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
         for alpha in (4, 32)
     )
     assert together.worthwhile(small) > 1000

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import analysis, data, evaluate, mdl, metrics, models, steps, train, workdir
+from lconv_jax import (
+    analysis,
+    data,
+    evaluate,
+    mdl,
+    metrics,
+    models,
+    programs,
+    steps,
+    train,
+    workdir,
+)
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.config import ConfigError
 from tests import tiny_config
@@ -22,7 +33,7 @@ def finished(tmp_path_factory):
 
 
 def _restored(directory, config):
-    experiment = train.prepare(config)
+    experiment = programs.prepare(config)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         return experiment, *checkpoints.restore(experiment.state_shapes)
 
@@ -50,7 +61,7 @@ def test_logged_nonzeros_are_those_of_the_parameters(finished):
 
 def test_logged_estimates_follow_from_the_logged_counts(finished):
     directory, config, _ = finished
-    experiment = train.prepare(config)
+    experiment = programs.prepare(config)
     sizes = {name: k.size for name, k in models.kernels(experiment.state_shapes.params).items()}
     total, examples = sum(sizes.values()), len(experiment.dataset.train.labels)
     for line in metrics.read_metrics(directory):
@@ -115,12 +126,12 @@ def test_nonzeros_are_counted_exactly(shape):
 
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
-    experiment = train.prepare(config)
-    run = train.compile_train_steps(experiment)
+    experiment = programs.prepare(config)
+    run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     ends = []
     for groups in [(6,), (1, 2, 3)]:
-        state, losses = train.initial_state(experiment), []
+        state, losses = programs.initial_state(experiment), []
         for count in groups:
             state, rows = run(state, split, jnp.int32(count))
             losses += list(np.asarray(rows["train/loss"])[:count])
@@ -186,10 +197,10 @@ def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path,
 def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
     config = tiny_config.get_config("sgd")
     config.optimizer.learning_rate = 1e25
-    experiment = train.prepare(config)
-    run = train.compile_train_steps(experiment)
+    experiment = programs.prepare(config)
+    run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
-    state, step, loss = train.initial_state(experiment), 0, 0.0
+    state, step, loss = programs.initial_state(experiment), 0, 0.0
     while np.isfinite(loss):
         state, rows = run(state, split, jnp.int32(1))
         step, loss = step + 1, float(rows["train/loss"][0])
@@ -211,7 +222,7 @@ def test_a_penalty_that_reaches_no_layer_is_refused(tmp_path):
 def test_reference_lr_sum_keeps_budget_and_threshold():
     config = tiny_config.get_config()
     config.optimizer.reference_lr_sum = 1000.0
-    effective = train.prepare(config).plan.effective
+    effective = programs.prepare(config).plan.effective
     assert effective["l1.conv * lr_sum"] == pytest.approx(4e-3 * 1000)
     assert effective["l1.conv * beta"] == pytest.approx(4e-3 * 10)
     assert effective["l1.conv"] > 4e-3
@@ -231,8 +242,8 @@ def test_permuted_pixels_are_the_same_pixels():
 @pytest.mark.parametrize("count", [5, 128, 300])
 def test_evaluation_counts_every_example_once(count):
     config = tiny_config.get_config()
-    experiment = train.prepare(config)
-    state = train.initial_state(experiment)
+    experiment = programs.prepare(config)
+    state = programs.initial_state(experiment)
     split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), experiment.dataset.test)
     whole = jax.tree.map(jnp.asarray, experiment.dataset.train)
     arrange = steps.make_arrange(config, (8, 8, 1))
@@ -257,8 +268,8 @@ def test_evaluation_counts_every_example_once(count):
 def test_pooled_statistics_are_those_of_all_the_examples():
     # The first layer sees its inputs unnormalised, so pooling must be exact there.
     config = tiny_config.get_config()
-    experiment = train.prepare(config)
-    state = train.initial_state(experiment)
+    experiment = programs.prepare(config)
+    state = programs.initial_state(experiment)
     inputs = data.normalize(jnp.asarray(experiment.dataset.train.images[:512])) + 3.0
     stats = evaluate.pooled_batch_stats(
         experiment.model, state.params, state.batch_stats, inputs.reshape(4, 128, 8, 8, 1)

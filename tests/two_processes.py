@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import checkpoint, distributed, sharding, train
+from lconv_jax import checkpoint, distributed, programs, sharding
 from tests import tiny_config
 from tests.helpers import in_dtype
 
@@ -26,8 +26,8 @@ def losses_and_digests(data, model):
     config = tiny_config.get_config()
     config.model.alpha = 16
     config.sharding.data, config.sharding.model = data, model
-    experiment = in_dtype(train.prepare(config), jnp.float64)
-    run, state = train.compile_train_steps(experiment), train.initial_state(experiment)
+    experiment = in_dtype(programs.prepare(config), jnp.float64)
+    run, state = programs.compile_train_steps(experiment), programs.initial_state(experiment)
     digests = checkpoint.leaf_digests(state)
     split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))
     losses = []

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, distributed, train
+from lconv_jax import analysis, distributed, programs, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
 from lconv_jax.experiments.runs import run_all, with_overrides
@@ -68,9 +68,9 @@ def configs(seeds: Sequence[int]) -> dict[str, Any]:
 
 def first_layer(run_dir: str) -> tuple[NDArray[np.float32], planted.Teacher]:
     """The weights [L, units] of the first layer's units that are read, and the run's teacher."""
-    experiment = train.prepare(read_config(run_dir))
+    experiment = programs.prepare(read_config(run_dir))
     with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        restored = checkpoints.restore(train.stored_shapes(experiment))
+        restored = checkpoints.restore(programs.stored_shapes(experiment))
     if restored is None:
         raise ValueError(f"{run_dir} has no checkpoint; run the experiment first")
     params = distributed.fetch(restored[1].params)

@@ -11,7 +11,7 @@ import pytest
 import tfds_archives
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, train
+from lconv_jax import data, programs, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,7 +96,7 @@ def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
     config.data.data_dir = str(imagenet)
     config.train.batch_size = 16
     config.data.device_limit_gib = 1e-3
-    experiment = train.prepare(config)
+    experiment = programs.prepare(config)
     dataset = experiment.dataset
     assert data.is_streamed(dataset.train)
     assert (dataset.num_classes, dataset.image_shape) == (1000, (64, 64, 3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import collectives, scaling
-from lconv_jax import models, sharding, train
+from lconv_jax import models, programs, sharding
 from lconv_jax.checkpoint import Checkpoints
 from tests import tiny_config
 from tests.helpers import in_dtype
@@ -38,10 +38,10 @@ def _config(data, model, **changes):
 @functools.cache
 def _program(data, model, float64=False):
     """An experiment and its compiled steps."""
-    experiment = train.prepare(_config(data, model))
+    experiment = programs.prepare(_config(data, model))
     if float64:
         experiment = in_dtype(experiment, jnp.float64)
-    return experiment, train.compile_train_steps(experiment)
+    return experiment, programs.compile_train_steps(experiment)
 
 
 def _advance(program, state, epochs):
@@ -55,7 +55,7 @@ def _advance(program, state, epochs):
 
 
 def _trained(program):
-    state, losses = _advance(program, train.initial_state(program[0]), EPOCHS)
+    state, losses = _advance(program, programs.initial_state(program[0]), EPOCHS)
     return losses, np.asarray(state.params["fc1"]["kernel"])
 
 
@@ -147,8 +147,8 @@ def test_both_splits_together_send_what_each_sends_alone():
 
 def test_the_data_are_not_sent_and_augmentation_costs_nothing():
     cropped = collectives.read(_program(4, 2)[1].as_text())
-    experiment = train.prepare(_config(4, 2, data__crop=0))
-    plain = collectives.read(train.compile_train_steps(experiment).as_text())
+    experiment = programs.prepare(_config(4, 2, data__crop=0))
+    plain = collectives.read(programs.compile_train_steps(experiment).as_text())
     assert [each.arrays for each in plain] == [each.arrays for each in cropped]
 
 
@@ -185,7 +185,7 @@ def test_matrices_are_split_along_the_side_that_sends_least(shapes, expected):
 def test_a_checkpoint_of_eight_devices_goes_on_with_four_and_with_one(tmp_path):
     with jax.enable_x64(True):
         eight = _program(4, 2, float64=True)
-        state, _ = _advance(eight, train.initial_state(eight[0]), 2)
+        state, _ = _advance(eight, programs.initial_state(eight[0]), 2)
         saved = jax.device_get(state)
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(22, state)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import together, train
+from lconv_jax import programs, together
 from lconv_jax.experiments.runs import with_overrides
 from tests import tiny_config
 
@@ -21,13 +21,13 @@ def test_together_over_many_devices():
     program = together.compile_together(experiments, whole)
     states, put, _ = together.make_states(experiments)
     for index, experiment in enumerate(experiments):
-        states = put(states, index, train.initial_state(experiment))
+        states = put(states, index, programs.initial_state(experiment))
     kernel = states.params["conv1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (2, 64, 512), "split over the model axis"
     lanes = together.make_lanes(experiments, whole)
     _, rows = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
     for index, experiment in enumerate(experiments):
-        run = train.compile_train_steps(experiment)
+        run = programs.compile_train_steps(experiment)
         split = jax.device_put(experiment.dataset.train)
-        _, want = run(train.initial_state(experiment), split, jnp.int32(4))
+        _, want = run(programs.initial_state(experiment), split, jnp.int32(4))
         np.testing.assert_allclose(rows["train/loss"][index], want["train/loss"], rtol=1e-4)

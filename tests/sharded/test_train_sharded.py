@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import stream, train
+from lconv_jax import programs, stream, train
 from tests import tiny_config
 
 
@@ -17,10 +17,10 @@ def _config(data, model):
 
 
 def _after_steps(data, model, count=4):
-    experiment = train.prepare(_config(data, model))
-    run = train.compile_train_steps(experiment)
+    experiment = programs.prepare(_config(data, model))
+    run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
-    state, rows = run(train.initial_state(experiment), split, jnp.int32(count))
+    state, rows = run(programs.initial_state(experiment), split, jnp.int32(count))
     return state, jax.device_get(rows)
 
 
@@ -89,8 +89,8 @@ def test_streamed_batches_over_eight_devices_give_the_same_bits():
         config = _config(4, 2)
         config.model.alpha = 4
         config.data.stream = how
-        experiment = train.prepare(config)
-        run, state = train.compile_train_steps(experiment), train.initial_state(experiment)
+        experiment = programs.prepare(config)
+        run, state = programs.compile_train_steps(experiment), programs.initial_state(experiment)
         split = experiment.dataset.train
         if how == "never":
             split = jax.device_put(split)
