@@ -171,7 +171,7 @@ def measure(
         run = input_program(config, shape, augment, args.steps)
         return lambda: run(resident)
 
-    programs = {
+    timed = {
         STEP: training_program(config, in_memory, args.steps),
         **{name: making(augment) for name, augment in inputs.items()},
         f"{STEP}, streamed from memory": training_program(config, from_host, args.steps),
@@ -179,14 +179,14 @@ def measure(
         "reading alone, from memory": reading_program(config, from_host.train, args.steps),
         "reading alone, from disk": reading_program(config, from_disk.train, args.steps),
     }
-    times = common.interleave(programs, args.rounds, clock=args.clock)
+    times = common.interleave(timed, args.rounds, clock=args.clock)
     return {
         f"{name}, {'×'.join(map(str, shape))}": {
             "ms": 1e3 * times.median(name) / args.steps,
             "of a step": times.ratio(name, STEP),
             "examples/s": args.steps * config.train.batch_size / times.median(name),
         }
-        for name in programs
+        for name in timed
     }
 
 

@@ -145,10 +145,8 @@ def _train(
             dataclasses.replace(state, kept=None),
             {name: np.flatnonzero(mask) for name, mask in masks.items()},
         )
-    run_steps, run_evaluation = (
-        programs.compile_train_steps(current),
-        programs.compile_evaluation(current),
-    )
+    run_steps = programs.compile_train_steps(current)
+    run_evaluation = programs.compile_evaluation(current)
     expand = programs.make_expand(experiment, current)
     per_epoch, limit, saved = plan.steps_per_epoch, 1, step
     feeding = stream.training_feed(config, splits["train"], plan.total_steps, experiment.mesh, step)
@@ -178,11 +176,9 @@ def _train(
                 writer.write(step, result)
                 writer.write_board(step, result)
             show(step, writer.last | last)
-            kept = (
-                None
-                if finished or step % per_epoch
-                else programs.smaller(current, state, splits["train"])
-            )
+            kept = None
+            if not finished and step % per_epoch == 0:
+                kept = programs.smaller(current, state, splits["train"])
             if kept is not None:
                 current, state = programs.restricted(current, state, kept)
                 run_steps = programs.compile_train_steps(current)
