@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +29,7 @@ from absl import app, flags, logging
 from numpy.typing import NDArray
 
 from lconv_jax import analysis, train
-from lconv_jax.describe import load_run
-from lconv_jax.experiments.runs import run_all, with_overrides
+from lconv_jax.experiments.runs import first_kernel, get_config, run_all, spread, with_overrides
 from lconv_jax.metrics import write_atomically
 
 OPTIMIZERS = {"sgd": "SGD", "beta_lasso": "β-lasso"}
@@ -53,22 +51,15 @@ _FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures
 
 def configs(group: str, seeds: int) -> dict[str, Any]:
     """The runs of a group, by name."""
-    get_config = runpy.run_path(os.path.join("configs", "sfc_nlgp.py"))["get_config"]
     return {
         f"{source}, {optimizer}, seed {seed}": with_overrides(
-            get_config(optimizer),
+            get_config("sfc_nlgp", optimizer),
             {"seed": seed, "data.name": f"{DATA.get(source, source + ':')}seed={seed}"},
         )
         for source in SOURCES[group]
         for optimizer in OPTIMIZERS
         for seed in range(seeds)
     }
-
-
-def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
-    _, network, _ = load_run(run_dir)
-    return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
 
 
 def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -130,19 +121,14 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 accuracy = [r["metrics"]["eval/accuracy"] for r in found]
                 weights = [m["weights"] for m in measured]
                 columns = [
-                    "–" if suffix else _spread(accuracy, ".1%"),
-                    _spread(weights, ".1f"),
-                    *(_spread([m[each] for m in measured], ".2f") for each in _MEASURED),
+                    "–" if suffix else spread(accuracy, ".1%"),
+                    spread(weights, ".1f"),
+                    *(spread([m[each] for m in measured], ".2f") for each in _MEASURED),
                 ]
                 rows.append(
                     f"| {title} | {method}{suffix} | {len(measured)} | {' | '.join(columns)} |"
                 )
     return "\n".join(rows)
-
-
-def _spread(values: list[float], form: str) -> str:
-    mean = f"{np.mean(values):{form}}"
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 
 
 def draw(runs_dir: str, figures: str, group: str) -> None:

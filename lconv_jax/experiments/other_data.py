@@ -19,11 +19,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import app, flags, logging
 
-from lconv_jax import cache, train
-from lconv_jax.experiments.runs import get_config, run_all
+from lconv_jax import analysis, cache, train
+from lconv_jax.experiments.runs import first_kernel, get_config, run_all, spread
 
 
 class Set(NamedTuple):
@@ -83,57 +82,65 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
     return runs
 
 
-def rows(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A Markdown row for each method: means and standard deviations over its seeds."""
-    shown = []
-    for method in METHODS:
+def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Results by set as Markdown: mean and standard deviation of the test accuracy over the seeds.
+
+    Density and locality are those of β-lasso; the others are dense.
+    """
+    head = ["set", *METHODS, "density", "locality", "seeds"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, results in kept.items():
         for augmented in (False, True):
-            start = run_name(method, augmented, 0).removesuffix("0")
-            found = [result for name, result in results.items() if name.startswith(start)]
-            if not found:
+            starts = {m: run_name(m, augmented, 0).removesuffix("0") for m in METHODS}
+            found = {
+                method: [result for run, result in results.items() if run.startswith(start)]
+                for method, start in starts.items()
+            }
+            sparse = found["s_fc, β-lasso"]
+            if not sparse:
                 continue
-            accuracy = [100 * result["metrics"]["eval/accuracy"] for result in found]
-            density = [100 * result["metrics"]["sparsity/density"] for result in found]
-            ratios = [each["locality"][-1]["ratio"] for each in found if each["locality"]]
+            density = [100 * each["metrics"]["sparsity/density"] for each in sparse]
+            ratios = [each["locality"][-1]["ratio"] for each in sparse if each["locality"]]
             cells = [
-                start.removesuffix(", seed "),
-                _spread(accuracy, ".2f"),
-                _spread(density, ".1f") if min(density) < 100 else "100",
-                _spread(ratios, ".2f") if ratios and min(density) < 100 else "–",
-                str(len(found)),
+                name + ", augmented" * augmented,
+                *(
+                    spread([100 * each["metrics"]["eval/accuracy"] for each in runs], ".1f")
+                    for runs in found.values()
+                ),
+                spread(density, ".1f"),
+                spread(ratios, ".2f"),
+                str(min(map(len, found.values()))),
             ]
-            shown.append(f"| {' | '.join(cells)} |")
-    return shown
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    mean = f"{np.mean(values):{form}}"
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
-
-
-def table(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows of a set under their heading."""
-    head = "| test accuracy, % | density, % | locality | seeds |"
-    return "\n".join([f"| {name} {head}", "| --- " * 5 + "|", *rows(results)])
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def draw(names: Sequence[str], runs_dir: str, path: str) -> None:
-    """Learned first-layer fields of seed 0 of each set: under SGD, and under β-lasso."""
+    """First-layer fields of seed 0 of each set, under SGD and under β-lasso: nine units each."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     methods = ("s_fc, SGD", "s_fc, β-lasso")
-    figure, axes = plt.subplots(len(names), 2, figsize=(11, 5.6 * len(names)), squeeze=False)
+    size = (10.4, 4.3 * len(names))
+    figure, axes = plt.subplots(len(names), 2, figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, names, strict=True):
         for axis, method in zip(row, methods, strict=True):
-            run = os.path.join(runs_dir, name, run_name(method, False, 0))
-            axis.imshow(plt.imread(os.path.join(run, "filters.png")))
-            axis.set_title(f"{name}: {method}")
+            augmented = bool(SETS[name].augmentation)
+            run = os.path.join(runs_dir, name, run_name(method, augmented, 0))
+            filters = analysis.first_layer_filters(*first_kernel(run))
+            chosen = analysis.choose_filters(filters, 9, min_nonzeros=5)
+            signals = chosen.shape[1] == 1
+            picture = (
+                analysis.draw_signals(chosen, scale=2)
+                if signals
+                else analysis.tile(chosen, scale=4)
+            )
+            axis.imshow(picture, interpolation="antialiased" if signals else "none")
+            axis.set_title(f"{name}: {method.partition(', ')[2]}", fontsize=12)
             axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=120)
 
 
 def main(argv: list[str]) -> None:
@@ -147,18 +154,20 @@ def main(argv: list[str]) -> None:
         draw(names, _RUNS_DIR.value, _FIGURE.value)
         return
     cache.enable(cache.default_directory())
+    kept = {}
     for name in names:
         file = os.path.join(_RESULTS.value, f"{name}.json")
         if _TABLE.value:
-            with open(file, encoding="utf-8") as kept:
-                print(table(name, json.load(kept)))
+            with open(file, encoding="utf-8") as stored:
+                kept[name] = json.load(stored)
             continue
         try:
             folder = os.path.join(_RUNS_DIR.value, name)
-            results = run_all(configs(name, _SEEDS.value, _DATA_DIR.value), folder, file)
+            runs = configs(name, _SEEDS.value, _DATA_DIR.value)
+            kept[name] = run_all(runs, folder, file)
         except train.Stopped as stopped:
             sys.exit(str(stopped))
-        print(table(name, results), flush=True)
+    print(table(kept))
 
 
 if __name__ == "__main__":

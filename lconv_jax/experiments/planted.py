@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, distributed, programs, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
-from lconv_jax.experiments.runs import run_all, with_overrides
+from lconv_jax.experiments.runs import get_config, run_all, with_overrides
 from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, read_config
 
@@ -53,7 +52,6 @@ def run_name(kind: str, inputs: str, optimizer: str, seed: int) -> str:
 
 def configs(seeds: Sequence[int]) -> dict[str, Any]:
     """All runs by name, a seed after the other."""
-    get_config = runpy.run_path(os.path.join("configs", "sfc_planted.py"))["get_config"]
     found = {}
     for seed in seeds:
         for kind, (options, changes) in KINDS.items():
@@ -61,7 +59,8 @@ def configs(seeds: Sequence[int]) -> dict[str, Any]:
                 for optimizer in OPTIMIZERS:
                     name = f"planted:{options},correlation={correlation},seed={seed}"
                     found[run_name(kind, inputs, optimizer, seed)] = with_overrides(
-                        get_config(optimizer), {**changes, "data.name": name, "seed": seed}
+                        get_config("sfc_planted", optimizer),
+                        {**changes, "data.name": name, "seed": seed},
                     )
     return found
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import runpy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
 from lconv_jax import train
+from lconv_jax.describe import load_run
 from lconv_jax.metrics import write_atomically
 
 _KEPT = (
@@ -86,3 +90,17 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"{last['sparsity/density']:.1%} | {ratios or '–'} |"
         )
     return "\n".join(rows)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation in a format such as ".2f", the mean alone of one value."""
+    if not values:
+        return "–"
+    mean = f"{np.mean(values):{form}}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
+    _, network, _ = load_run(run_dir)
+    return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
