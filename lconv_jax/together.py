@@ -36,7 +36,7 @@ _ANY_NUMBER = 2**31
 # Bytes that a container may use.
 _CONTAINER_LIMIT = "/sys/fs/cgroup/memory.max"
 # A forward pass of a batch below which runs gain by training together on a CPU.
-_CPU_FLOPS = 1e7
+_CPU_FLOPS = 1e8
 # Keys that runs of one program may differ in; momentum and weight decay where none is 0.
 NUMBERS = frozenset(
     {
