@@ -18,19 +18,22 @@ clone: it reads configs/.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import app, flags, logging
-from numpy.typing import NDArray
 
 from lconv_jax import analysis, train
-from lconv_jax.experiments.runs import first_kernel, get_config, run_all, spread, with_overrides
-from lconv_jax.metrics import write_atomically
+from lconv_jax.experiments.runs import (
+    add_localisation,
+    first_kernel,
+    get_config,
+    run_all,
+    spread,
+    with_overrides,
+)
 
 OPTIMIZERS = {"sgd": "SGD", "beta_lasso": "β-lasso"}
 SOURCES = {
@@ -60,46 +63,6 @@ def configs(group: str, seeds: int) -> dict[str, Any]:
         for optimizer in OPTIMIZERS
         for seed in range(seeds)
     }
-
-
-def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The kernel with all but the `count` largest weights of each unit set to zero."""
-    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
-    kept = np.zeros_like(kernel)
-    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
-    return kept
-
-
-def add_localisation(
-    results: dict[str, dict[str, Any]], runs_dir: str, results_file: str
-) -> dict[str, dict[str, Any]]:
-    """The results with the localisation of each run's first layer, in the results' file too.
-
-    An SGD run also has that of its weights cut to the mean number a unit of its β-lasso twin has.
-    """
-    with open(results_file, encoding="utf-8") as file:
-        kept = json.load(file)
-    for name, result in results.items():
-        twin = results.get(name.replace("sgd", "beta_lasso"), result)
-        made_of = [result["config_sha256"], twin["config_sha256"]]
-        if result.get("localisation", {}).get("config_sha256") == made_of:
-            continue
-        kernel, shape = first_kernel(os.path.join(runs_dir, name))
-        kernels = {"whole": kernel}
-        if twin is not result:
-            count = round(len(kernel) * _density(twin))
-            kernels["cut"] = cut(kernel, count)
-        result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
-            key: analysis.localisation(each, shape, periodic=True)._asdict()
-            | {"weights": np.count_nonzero(each) / kernel.shape[1]}
-            for key, each in kernels.items()
-        }
-        write_atomically(results_file, json.dumps(kept | results, indent=1) + "\n")
-    return results
-
-
-def _density(result: Mapping[str, Any]) -> float:
-    return result["metrics"]["sparsity/conv1/nonzeros"] / result["weights"]["conv1"]
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -170,7 +133,9 @@ def main(argv: list[str]) -> None:
         results = run_all(configs(_GROUP.value, _SEEDS.value), _RUNS_DIR.value, _RESULTS.value)
     except train.Stopped as stopped:
         sys.exit(str(stopped))
-    print(table(add_localisation(results, _RUNS_DIR.value, _RESULTS.value)))
+    twins = {name: name.replace("sgd", "beta_lasso") for name in results}
+    add_localisation(results, twins, _RUNS_DIR.value, _RESULTS.value, periodic=True)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""β-lasso on data that are not photographs: accuracy, density, locality and fields.
+"""β-lasso on data that are not photographs: accuracy, density, localisation and fields.
 
     python -m lconv_jax.experiments.other_data --sets=nlgp,gp,mnist1d
     python -m lconv_jax.experiments.other_data --draw
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 
 from lconv_jax import analysis, cache, train
-from lconv_jax.experiments.runs import first_kernel, get_config, run_all, spread
+from lconv_jax.experiments.runs import add_localisation, first_kernel, get_config, run_all, spread
 
 
 class Set(NamedTuple):
@@ -31,6 +31,7 @@ class Set(NamedTuple):
     config: str  # file under configs/, for β-lasso and for "sgd"
     changes: dict[str, Any]  # of every run
     augmentation: dict[str, Any]  # of the runs with augmentation; empty: there are no such
+    ring: bool = False  # whether distances are measured around
 
 
 # The networks and how they are trained: model.name and the argument of get_config.
@@ -43,9 +44,15 @@ METHODS = {
 # What is not augmented in its configuration's own way has no shifts.
 _STILL = {"data__crop": 0}
 SETS: dict[str, Set] = {
-    "nlgp": Set("sfc_nlgp", {}, {}),
-    "gp": Set("sfc_nlgp", {"data__name": "gp"}, {}),
+    "nlgp": Set("sfc_nlgp", {}, {}, ring=True),
+    "gp": Set("sfc_nlgp", {"data__name": "gp"}, {}, ring=True),
+    "nlgp_2d": Set("sfc_nlgp", {"data__name": "nlgp_2d"}, {}, ring=True),
+    "gp_2d": Set("sfc_nlgp", {"data__name": "gp_2d"}, {}, ring=True),
     "planted": Set("sfc_planted", {}, {}),
+    "planted_sparse": Set("sfc_planted", {"data__name": "planted:kind=sparse"}, {}),
+    "planted_conv": Set(
+        "sfc_planted", {"data__name": "planted:kind=conv,units=2,examples=20000"}, {}
+    ),
     "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}),
     "words": Set("sfc_words", _STILL, {"data__crop": 2}),
     "words_diacritics": Set("sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}),
@@ -85,9 +92,10 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
 def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Results by set as Markdown: mean and standard deviation of the test accuracy over the seeds.
 
-    Density and locality are those of β-lasso; the others are dense.
+    Density is that of β-lasso; the others are dense. Spread is that of s_fc's first layer over that
+    of shuffled weights: under β-lasso, and under SGD cut to as many weights.
     """
-    head = ["set", *METHODS, "density", "locality", "seeds"]
+    head = ["set", *METHODS, "density", "spread", "spread, SGD cut", "seeds"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, results in kept.items():
         for augmented in (False, True):
@@ -100,7 +108,8 @@ def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             if not sparse:
                 continue
             density = [100 * each["metrics"]["sparsity/density"] for each in sparse]
-            ratios = [each["locality"][-1]["ratio"] for each in sparse if each["locality"]]
+            ratios = [each["localisation"]["whole"]["ratio"] for each in sparse]
+            ratios_cut = [each["localisation"]["cut"]["ratio"] for each in found["s_fc, SGD"]]
             cells = [
                 name + ", augmented" * augmented,
                 *(
@@ -109,6 +118,7 @@ def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
                 ),
                 spread(density, ".1f"),
                 spread(ratios, ".2f"),
+                spread(ratios_cut, ".2f"),
                 str(min(map(len, found.values()))),
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -122,24 +132,28 @@ def draw(names: Sequence[str], runs_dir: str, path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    methods = ("s_fc, SGD", "s_fc, β-lasso")
-    size = (10.4, 4.3 * len(names))
-    figure, axes = plt.subplots(len(names), 2, figsize=size, squeeze=False, layout="constrained")
-    for row, name in zip(axes, names, strict=True):
-        for axis, method in zip(row, methods, strict=True):
-            augmented = bool(SETS[name].augmentation)
-            run = os.path.join(runs_dir, name, run_name(method, augmented, 0))
-            filters = analysis.first_layer_filters(*first_kernel(run))
+    pictures = {}
+    for name in names:
+        for method in ("SGD", "β-lasso"):
+            run = run_name(f"s_fc, {method}", bool(SETS[name].augmentation), 0)
+            filters = analysis.first_layer_filters(*first_kernel(os.path.join(runs_dir, name, run)))
             chosen = analysis.choose_filters(filters, 9, min_nonzeros=5)
-            signals = chosen.shape[1] == 1
-            picture = (
-                analysis.draw_signals(chosen, scale=2)
-                if signals
-                else analysis.tile(chosen, scale=4)
-            )
-            axis.imshow(picture, interpolation="antialiased" if signals else "none")
-            axis.set_title(f"{name}: {method.partition(', ')[2]}", fontsize=12)
-            axis.axis("off")
+            one_dimensional = chosen.shape[1] == 1
+            draw_filters = analysis.draw_signals if one_dimensional else analysis.tile
+            pictures[f"{name}: {method}"] = draw_filters(chosen, scale=2 if one_dimensional else 4)
+    heights = [shown.shape[0] / shown.shape[1] for shown in list(pictures.values())[::2]]
+    figure, axes = plt.subplots(
+        len(names),
+        2,
+        figsize=(10.4, sum(5 * height + 0.4 for height in heights)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (title, shown) in zip(axes.flat, pictures.items(), strict=True):
+        axis.imshow(shown, interpolation="antialiased")
+        axis.set_title(title, fontsize=12)
+        axis.axis("off")
     figure.savefig(path, dpi=120)
 
 
@@ -165,6 +179,8 @@ def main(argv: list[str]) -> None:
             folder = os.path.join(_RUNS_DIR.value, name)
             runs = configs(name, _SEEDS.value, _DATA_DIR.value)
             kept[name] = run_all(runs, folder, file)
+            twins = {run: run.replace("SGD", "β-lasso") for run in runs if run.startswith("s_fc")}
+            add_localisation(kept[name], twins, folder, file, periodic=SETS[name].ring)
         except train.Stopped as stopped:
             sys.exit(str(stopped))
     print(table(kept))

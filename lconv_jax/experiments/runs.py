@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lconv_jax import analysis, train
 from lconv_jax import config as config_lib
-from lconv_jax import train
 from lconv_jax.describe import load_run
 from lconv_jax.metrics import write_atomically
 
@@ -69,6 +69,52 @@ def run_all(
         os.makedirs(os.path.dirname(os.path.abspath(results_file)), exist_ok=True)
         write_atomically(results_file, json.dumps(results, indent=1) + "\n")
     return {name: results[name] for name in configs}
+
+
+def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The kernel with all but the `count` largest weights of each unit set to zero."""
+    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
+    kept = np.zeros_like(kernel)
+    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
+    return kept
+
+
+def add_localisation(
+    results: Mapping[str, dict[str, Any]],
+    twins: Mapping[str, str],
+    runs_dir: str,
+    results_file: str,
+    *,
+    periodic: bool,
+) -> None:
+    """Adds the localisation of runs' first layers to their results, and to the results' file.
+
+    Args:
+      results: what `run_all` returned.
+      twins: the runs to judge, each with its sparse twin, a sparse run with itself. Other runs are
+        also judged when their weights are cut to the mean number that a live unit of the twin has.
+      runs_dir: where the runs are.
+      results_file: what `run_all` wrote.
+      periodic: whether the inputs lie on a ring or torus.
+    """
+    with open(results_file, encoding="utf-8") as file:
+        kept = json.load(file)
+    for name, sparse in twins.items():
+        result, twin = results[name], results[sparse]
+        made_of = [result["config_sha256"], twin["config_sha256"]]
+        if result.get("localisation", {}).get("config_sha256") == made_of:
+            continue
+        kernel, shape = first_kernel(os.path.join(runs_dir, name))
+        kernels = {"whole": kernel}
+        if sparse != name:
+            live = twin["locality"][0]["units"]
+            kernels["cut"] = cut(kernel, round(twin["metrics"]["sparsity/conv1/nonzeros"] / live))
+        result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
+            key: analysis.localisation(each, shape, periodic=periodic)._asdict()
+            | {"weights": np.count_nonzero(each) / kernel.shape[1]}
+            for key, each in kernels.items()
+        }
+        write_atomically(results_file, json.dumps(kept | dict(results), indent=1) + "\n")
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,20 +1,9 @@
-"""The control of the localisation experiment, its configurations and its table."""
-
-import numpy as np
+"""The localisation experiment: its configurations and its table."""
 
 from lconv_jax import config as config_lib
-from lconv_jax.experiments import localisation
+from tests.helpers import import_experiment
 
-
-def test_cut_keeps_the_largest_weights_of_each_unit():
-    kernel = np.random.default_rng(0).normal(size=(30, 8))
-    kept = localisation.cut(kernel, 7)
-    assert (np.count_nonzero(kept, axis=0) == 7).all()
-    for unit in range(8):
-        gone = np.abs(kernel[kept[:, unit] == 0, unit])
-        assert np.abs(kept[kept[:, unit] != 0, unit]).min() > gone.max()
-    np.testing.assert_array_equal(kept[kept != 0], kernel[kept != 0])
-    np.testing.assert_array_equal(localisation.cut(kernel, 30), kernel)
+localisation = import_experiment("localisation")
 
 
 def test_a_seed_is_that_of_the_run_and_of_its_data():

@@ -2,7 +2,17 @@
 
 import json
 
-from lconv_jax.experiments.runs import run_all, table, with_overrides
+import numpy as np
+
+from lconv_jax import analysis
+from lconv_jax.experiments.runs import (
+    add_localisation,
+    cut,
+    first_kernel,
+    run_all,
+    table,
+    with_overrides,
+)
 from tests import tiny_config
 
 
@@ -24,3 +34,38 @@ def test_results_are_kept_and_a_run_is_not_repeated(tmp_path):
     row = table(again).splitlines()[2]
     assert f"{again['long']['metrics']['eval/accuracy']:.2%}" in row
     assert again["short"]["locality"] == []
+
+
+def test_cut_keeps_the_largest_weights_of_each_unit():
+    kernel = np.random.default_rng(0).normal(size=(30, 8))
+    kept = cut(kernel, 7)
+    assert (np.count_nonzero(kept, axis=0) == 7).all()
+    for unit in range(8):
+        gone = np.abs(kernel[kept[:, unit] == 0, unit])
+        assert np.abs(kept[kept[:, unit] != 0, unit]).min() > gone.max()
+    np.testing.assert_array_equal(kept[kept != 0], kernel[kept != 0])
+    np.testing.assert_array_equal(cut(kernel, 30), kernel)
+
+
+def test_localisation_is_added_once_beside_that_of_the_weights_cut(tmp_path):
+    sparse = tiny_config.get_config()
+    dense = with_overrides(sparse, {"optimizer.name": "sgd"})
+    runs, file = tmp_path / "runs", tmp_path / "all.json"
+    results = run_all({"sgd": dense, "lasso": sparse}, runs, file)
+    twins = {"sgd": "lasso", "lasso": "lasso"}
+    add_localisation(results, twins, runs, file, periodic=False)
+    assert json.loads(file.read_text()) == results
+    found = {name: result["localisation"] for name, result in results.items()}
+    assert "cut" not in found["lasso"]
+    kernel, shape = first_kernel(runs / "sgd")
+    supports = np.count_nonzero(first_kernel(runs / "lasso")[0], axis=0)
+    each = round(supports[supports > 0].mean())
+    assert each == found["sgd"]["cut"]["weights"] < len(kernel) == found["sgd"]["whole"]["weights"]
+    assert found["sgd"]["cut"]["ratio"] == analysis.localisation(cut(kernel, each), shape).ratio
+
+    # What the results have is not computed again: the runs may be gone.
+    for run in runs.iterdir():
+        run.rename(tmp_path / run.name)
+    again = json.loads(file.read_text())
+    add_localisation(again, twins, runs, file, periodic=False)
+    assert again == results
