@@ -1,9 +1,6 @@
 """What several test modules look at."""
 
-import importlib
-
 import jax
-from absl import flags
 
 from lconv_jax import metrics, programs, steps
 
@@ -28,11 +25,3 @@ def final_digests(workdir):
     """The newest checkpoint's step, and the digests of its arrays."""
     newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     return newest, (workdir / "checkpoints" / str(newest) / "digests" / "metadata").read_text()
-
-
-def import_experiment(name):
-    """A module of lconv_jax.experiments without its flags, of which another may define some too."""
-    module = importlib.import_module(f"lconv_jax.experiments.{name}")
-    for flag in list(flags.FLAGS.flags_by_module_dict().get(module.__name__, [])):
-        delattr(flags.FLAGS, flag.name)
-    return module

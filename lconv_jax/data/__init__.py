@@ -70,6 +70,9 @@ def load(
         "fashion_mnist", from the four IDX files in `data_dir`, or where Debian's package
           dataset-fashion-mnist puts them, or prepared by TFDS;
         "digits", scikit-learn's 8 × 8 digits;
+        "nlgp", "gp", "nlgp_2d", "gp_2d", "planted", "mnist1d", "words", "spoken_digits", "dna",
+          "dna_motifs" or "genomics_ood", which are not photographs, with options behind the name
+          as in "nlgp:length=64,seed=3" (docs/other_data.md);
         a path that ends in ".npz", relative to `data_dir` (see `lconv_jax.data.npz`);
         any image classification set of TFDS, such as "cifar10", prepared under `data_dir` (or
           TFDS's own default) by `python -m lconv_jax.data.prepare NAME`;

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, onehot, tfds
 from lconv_jax.data.onehot import unigram_baseline
-from lconv_jax.data.options import parse
+from lconv_jax.data.options import parse, require
 from lconv_jax.data.records import DataError
 
 __all__ = ["BASES", "DEFAULTS", "GENOMICS_DEFAULTS", "read", "read_fasta", "unigram_baseline"]
@@ -69,8 +69,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if name.partition(":")[0] == "genomics_ood":
         return _read_genomics(name, data_dir)
     options = parse(name, DEFAULTS)
-    if options["length"] < 0:
-        raise DataError(f"data.name = {name!r}: length = {options['length']} must be ≥ 0")
+    require(name, options, {"length": (options["length"] >= 0, "≥ 0"), **_accepted(options)})
     paths = _files(data_dir)
     (train, train_labels), (test, test_labels) = map(read_fasta, paths)
     classes = sorted(set(train_labels))
@@ -95,6 +94,10 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     return dataset.Source("dna", len(classes), splits[0], splits[1], str(paths[0]), str(paths[1]))
 
 
+def _accepted(options: dict[str, Any]) -> dict[str, tuple[bool, str]]:
+    return {"unknown": (0 <= options["unknown"] <= 1, "in 0 … 1")}
+
+
 def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Sequences, in upper case with T for U, and labels of a FASTA file.
 
@@ -103,7 +106,7 @@ def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """
     path = pathlib.Path(path)
     try:
-        records = re.split(r"^>", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        records = re.split(r"^>", path.read_text(encoding="utf-8-sig"), flags=re.MULTILINE)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Write or copy it again") from error
     if records[0].strip() or len(records) < 2:
@@ -170,8 +173,9 @@ def _signals(sequences: list[str], length: int, unknown: float) -> NDArray[np.fl
 
 def _read_genomics(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     options = parse(name, GENOMICS_DEFAULTS)
-    builder = tfds._find("genomics_ood", data_dir)
-    tfds._check_format(builder, "genomics_ood", data_dir)
+    require(name, options, _accepted(options))
+    builder = tfds.find("genomics_ood", data_dir)
+    tfds.check_format(builder, "genomics_ood", data_dir)
     splits, where = [], []
     for split, key in (("train", "examples"), ("test", "test")):
         place = f"{builder.data_dir} ({split})"

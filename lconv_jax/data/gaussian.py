@@ -106,7 +106,7 @@ def _split(name: str, given: Mapping[str, Any], stream: int, count: int) -> data
     labels = (np.arange(count) % 2).astype(np.int32)
     images = np.empty((count, *shape, 1), np.float32)
     # Raw output, which NumPy keeps the same in all versions, unlike its normal draws.
-    bits = np.random.Philox(key=[given["seed"], stream])
+    bits = np.random.Philox(key=np.array([given["seed"], stream], np.uint64))
     axes = tuple(range(1, len(shape) + 1))
     for start in range(0, count, _BLOCK):
         which = labels[start : start + _BLOCK]
@@ -134,7 +134,7 @@ def _check(name: str, given: Mapping[str, Any]) -> None:
     side = "side" if "side" in given else "length"
     accepted = {
         side: (given[side] >= 2, "at least 2"),
-        "gain": (0 < given["gain"] < np.inf, "positive"),
+        "gain": (0 < given["gain"] <= 1e6, "positive, and at most 1e6"),
         "power": (0 < given["power"] <= 2, "in (0, 2]"),
         "xi1": (0 < given["xi1"] < np.inf, "positive"),
         "xi2": (0 < given["xi2"] < np.inf, "positive"),
@@ -142,6 +142,4 @@ def _check(name: str, given: Mapping[str, Any]) -> None:
         "test": (given["test"] >= 2, "at least 2, one of each class"),
         "seed": (0 <= given["seed"] < 2**64, "in 0 … 2⁶⁴ − 1"),
     }
-    for key, (right, what) in accepted.items():
-        if not right:
-            raise dataset.DataError(f"data.name = {name!r}: {key} = {given[key]} must be {what}")
+    options.require(name, given, accepted)

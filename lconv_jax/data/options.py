@@ -18,15 +18,32 @@ def parse(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in text.split(",") if text else ():
         key, equals, value = item.partition("=")
-        if not equals or key not in defaults or key in found:
-            problem = "given twice" if key in found else "not an option"
+        if key in found:
+            raise DataError(f"data.name = {name!r}: {key} is given twice; give it once")
+        if not equals or key not in defaults:
             accepted = ", ".join(f"{key}={value}" for key, value in defaults.items())
             raise DataError(
-                f"data.name = {name!r}: {item!r} is {problem} of {base}; its options, "
+                f"data.name = {name!r}: {item!r} is not an option of {base}; its options, "
                 f"comma-separated, and their defaults: {accepted}"
             )
         found[key] = _typed(name, key, value, type(defaults[key]))
     return {**defaults, **found}
+
+
+def require(name: str, found: Mapping[str, Any], accepted: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuses the first option that is not as it must be.
+
+    Args:
+      name: the data set's, with its options.
+      found: the options.
+      accepted: for some of them, whether the value is accepted, and what is.
+
+    Raises:
+      DataError: one is not.
+    """
+    for key, (good, what) in accepted.items():
+        if not good:
+            raise DataError(f"data.name = {name!r}: {key} = {found[key]!r} must be {what}")
 
 
 def _typed(name: str, key: str, value: str, kind: type) -> Any:

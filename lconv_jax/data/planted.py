@@ -86,8 +86,13 @@ class Teacher(NamedTuple):
 
     def score(self, signals: NDArray[Any]) -> NDArray[np.float64]:
         """The scores [N] of signals [N, L, 1]."""
-        inputs = np.asarray(signals, np.float64)[..., 0] @ self.weights
-        return np.maximum(inputs, 0) @ self.readout
+        blocks = np.split(signals[..., 0], range(_BLOCK, len(signals), _BLOCK))
+        return np.concatenate(
+            [
+                np.maximum(np.asarray(block, np.float64) @ self.weights, 0) @ self.readout
+                for block in blocks
+            ]
+        )
 
 
 def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> dataset.Source:
@@ -254,9 +259,5 @@ def _options(name: str) -> dict[str, Any]:
         "test": (found["test"] >= 2 and found["test"] % 2 == 0, "even and ≥ 2"),
         "seed": (0 <= found["seed"] < 2**32, "0 … 2³² − 1"),
     }
-    for key, (good, accepts) in checks.items():
-        if not good:
-            raise dataset.DataError(
-                f"data.name = {name!r}: {key} = {found[key]!r} must be {accepts}"
-            )
+    options.require(name, found, checks)
     return found

@@ -16,7 +16,6 @@ docs/augmentation.md has the format.
 from __future__ import annotations
 
 import json
-import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -195,7 +194,7 @@ def _parse(base: str, text: str) -> tuple[str, Any]:
         where = f"data.augment: {path}"
         try:
             text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
                 f"{where} cannot be read ({reason}); give the path of a JSON file with a list of "
@@ -203,7 +202,7 @@ def _parse(base: str, text: str) -> tuple[str, Any]:
             ) from error
     try:
         return where, json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{where} is not JSON ({error}); it must be a list of sub-policies, each a list of "
             "[operation, probability, level]"
@@ -236,7 +235,7 @@ def _fast_step(at: str, step: Any) -> Step:
 
 
 def _own_step(at: str, step: Any) -> Step:
-    if isinstance(step, list) and len(step) == 2 and step[0] in operations.NO_LEVEL:
+    if isinstance(step, list) and len(step) == 2 and step[0] in tuple(operations.NO_LEVEL):
         step = [*step, 0]
     name, probability, level = _checked(at, step, operations.NAMES)
     if name in operations.NO_LEVEL:
@@ -258,7 +257,7 @@ def _checked(at: str, step: Any, names: tuple[str, ...]) -> tuple[str, float, An
 
 def _check_number(at: str, step: Any, what: str, value: Any, low: float, high: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and low <= value <= high):
+    if not (number and low <= value <= high):
         raise DataError(f"{at}: {_brief(step)}: the {what} must be a number, {low:g} … {high:g}")
 
 

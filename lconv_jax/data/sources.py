@@ -55,7 +55,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if base in MADE:
         module = importlib.import_module(f"lconv_jax.data.{MADE[base]}")
         return module.read(name, data_dir)
-    return tfds.read_tfds(name, data_dir)
+    return tfds.read_tfds(name, data_dir, ("fashion_mnist_small", "digits", *MADE))
 
 
 def _read_digits() -> dataset.Source:

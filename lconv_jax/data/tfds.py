@@ -12,7 +12,7 @@ import difflib
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,16 @@ class NotPreparedError(dataset.DataError):
         self.remedy = remedy
 
 
-def read_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+def read_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[str] = ()
+) -> dataset.Source:
     """The training and test split (or else validation split) of a prepared set.
 
     Args:
       name: as TFDS takes it: "cifar10", "cifar10:3.0.2", "imagenet_resized/8x8"; or the folder of
         the set's own files.
       data_dir: where it was prepared; None: TFDS's own default, and `TFDS_DATA_DIR`.
+      others: names of sets that TFDS does not have, to suggest where a name is misspelled.
 
     Returns:
       Streamed splits, of which nothing is read but the first image of each.
@@ -46,8 +49,8 @@ def read_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Sou
       NotPreparedError: there is no such set, or not in a format of random access.
       DataError: a file is damaged, or the set is not one of images of one size with one label.
     """
-    builder = _find(name, data_dir)
-    _check_format(builder, name, data_dir)
+    builder = find(name, data_dir, others)
+    check_format(builder, name, data_dir)
     num_classes, channels = _check_features(builder, name)
     splits = list(builder.info.splits)
     test = next((split for split in ("test", "validation") if split in splits), None)
@@ -72,7 +75,13 @@ def holds_prepared(folder: pathlib.Path) -> bool:
     return (folder / _INFO_FILE).is_file()
 
 
-def _find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[str] = ()) -> Any:
+    """The builder of a prepared set, as `read_tfds` looks for it.
+
+    Raises:
+      NotPreparedError: there is no such set.
+      DataError: the name cannot be one, or there are several.
+    """
     import tensorflow_datasets
     from tensorflow_datasets.core import read_only_builder
 
@@ -87,7 +96,7 @@ def _find(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         base = name.split("/")[0].split(":")[0]
         where = folder or "TFDS's default folder (~/tensorflow_datasets, or TFDS_DATA_DIR)"
         if base not in known:
-            close = difflib.get_close_matches(base, [*known, "fashion_mnist_small", "digits"], 3)
+            close = difflib.get_close_matches(base, [*others, *known], 3)
             raise NotPreparedError(
                 f"data.name = {name!r}: nothing of this name in {where}, and TFDS knows none"
                 + (f"; similar: {', '.join(close)}" if close else ""),
@@ -114,7 +123,8 @@ def _prepare_command(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     )
 
 
-def _check_format(builder: Any, name: str, data_dir: str | os.PathLike[str] | None) -> None:
+def check_format(builder: Any, name: str, data_dir: str | os.PathLike[str] | None) -> None:
+    """Raises `NotPreparedError` where the set is not prepared in a format of random access."""
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise NotPreparedError(

@@ -28,16 +28,6 @@ from lconv_jax.metrics import write_atomically
 from lconv_jax.shorten import shorten
 from lconv_jax.workdir import read_config, read_summary
 
-_GROUP = flags.DEFINE_enum("group", "seeds", ("seeds", "epochs", "draw"), "Which runs.")
-_MODELS = flags.DEFINE_list(
-    "models", ["sfc", "sfc_sgd", "sconv", "slocal"], "Files under configs/mdl/."
-)
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each.")
-_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/mdl", "Where the runs live.")
-_RESULTS = flags.DEFINE_string("results", "docs/results/description", "Folder of kept results.")
-_FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the IDX files.")
-
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2
 TITLES = {
@@ -194,45 +184,58 @@ def draw_epochs(run_dir: str, path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_enum("group", "seeds", ("seeds", "epochs", "draw"), "Which runs.")
+    flags.DEFINE_list("models", ["sfc", "sfc_sgd", "sconv", "slocal"], "Files under configs/mdl/.")
+    flags.DEFINE_integer("seeds", 5, "Seeds of each.")
+    flags.DEFINE_string("runs_dir", "runs/mdl", "Where the runs live.")
+    flags.DEFINE_string("results", "docs/results/description", "Folder of kept results.")
+    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+    flags.DEFINE_string("data_dir", "", "Folder of the IDX files.")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    where = {"data__data_dir": _DATA_DIR.value}
-    if _GROUP.value == "draw":
+    where = {"data__data_dir": options.data_dir}
+    if options.group == "draw":
         import matplotlib
 
         matplotlib.use("Agg")
-        results = load_results(_RESULTS.value)
+        results = load_results(options.results)
         print(table(results))
-        draw_frontier(results, os.path.join(_FIGURES.value, "frontier.png"))
-        run_dir = os.path.join(_RUNS_DIR.value, "sfc-epochs")
+        draw_frontier(results, os.path.join(options.figures, "frontier.png"))
+        run_dir = os.path.join(options.runs_dir, "sfc-epochs")
         if not metrics.read_metrics(run_dir):
             sys.exit(f"{run_dir} holds no run: --group=epochs makes it, for the second figure")
-        draw_epochs(run_dir, os.path.join(_FIGURES.value, "bits_against_epoch.png"))
+        draw_epochs(run_dir, os.path.join(options.figures, "bits_against_epoch.png"))
         return
     try:
-        if _GROUP.value == "epochs":
+        if options.group == "epochs":
             config = get_config("mdl/sfc", log__describe_every_epochs=1, **where)
-            train.train_and_evaluate(config, os.path.join(_RUNS_DIR.value, "sfc-epochs"))
+            train.train_and_evaluate(config, os.path.join(options.runs_dir, "sfc-epochs"))
             return
-        os.makedirs(_RESULTS.value, exist_ok=True)
-        for seed in range(_SEEDS.value):
-            for model in _MODELS.value:
+        os.makedirs(options.results, exist_ok=True)
+        for seed in range(options.seeds):
+            for model in options.models:
                 name = f"{model}-seed{seed}"
-                kept = os.path.join(_RESULTS.value, f"{name}.json")
+                kept = os.path.join(options.results, f"{name}.json")
                 config = get_config(f"mdl/{model}", seed=seed, **where)
                 made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
                 if is_kept(kept, made_by):
                     continue
                 print(name, flush=True)
-                result = run_one(config, os.path.join(_RUNS_DIR.value, name))
+                result = run_one(config, os.path.join(options.runs_dir, name))
                 write_atomically(kept, json.dumps(made_by | result, indent=1) + "\n")
     except train.Stopped as stopped:
         sys.exit(str(stopped))
     except (ValueError, OSError, train.TrainingError) as error:
         sys.exit(f"error: {error}")
-    print(table(load_results(_RESULTS.value)))
+    print(table(load_results(options.results)))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

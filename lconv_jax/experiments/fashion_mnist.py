@@ -27,11 +27,6 @@ from lconv_jax.experiments.runs import get_config, run_all, table
 from lconv_jax.workdir import read_config
 
 _GROUPS = ("tune", "seeds", "others", "full", "draw")
-_GROUP = flags.DEFINE_enum("group", "seeds", _GROUPS, "Which runs.")
-_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/fashion_mnist", "Where the runs live.")
-_RESULTS = flags.DEFINE_string("results", "docs/results/fashion_mnist.json", "Kept results.")
-_FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the full set, for --group=full.")
 
 SEEDS = {"beta_lasso": range(5), "sgd": range(3)}
 
@@ -126,20 +121,35 @@ def draw(runs_dir: str, figures: str) -> None:
     figure.savefig(os.path.join(figures, "training.png"), dpi=110)
 
 
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_enum("group", "seeds", _GROUPS, "Which runs.")
+    flags.DEFINE_string("runs_dir", "runs/fashion_mnist", "Where the runs live.")
+    flags.DEFINE_string("results", "docs/results/fashion_mnist.json", "Kept results.")
+    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+    flags.DEFINE_string("data_dir", "", "Folder of the full set, for --group=full.")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if _GROUP.value == "draw":
-        draw(_RUNS_DIR.value, _FIGURES.value)
+    if options.group == "draw":
+        draw(options.runs_dir, options.figures)
         return
     try:
-        results = run_all(configs(_GROUP.value, _DATA_DIR.value), _RUNS_DIR.value, _RESULTS.value)
+        results = run_all(
+            configs(options.group, options.data_dir),
+            options.runs_dir,
+            options.results,
+        )
     except train.Stopped as stopped:
         sys.exit(str(stopped))
     print(table(results))
-    if _GROUP.value == "seeds":
+    if options.group == "seeds":
         print(spread(results))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -45,12 +45,6 @@ SOURCES = {
 DATA = {"nlgp_exp": "nlgp:power=1,xi2=3,", "gp_exp": "gp:power=1,xi2=3,"}
 _MEASURED = ("spread", "null_spread", "ratio", "ipr")
 
-_GROUP = flags.DEFINE_enum("group", "signals", (*SOURCES, "draw"), "Which runs.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Runs of each cell.", lower_bound=1)
-_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/localisation", "Where the runs live.")
-_RESULTS = flags.DEFINE_string("results", "docs/results/localisation.json", "Kept results.")
-_FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-
 
 def configs(group: str, seeds: int) -> dict[str, Any]:
     """The runs of a group, by name."""
@@ -120,23 +114,34 @@ def draw(runs_dir: str, figures: str, group: str) -> None:
     figure.savefig(os.path.join(figures, f"localisation{names[group]}.png"), dpi=150)
 
 
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_enum("group", "signals", (*SOURCES, "draw"), "Which runs.")
+    flags.DEFINE_integer("seeds", 5, "Runs of each cell.", lower_bound=1)
+    flags.DEFINE_string("runs_dir", "runs/localisation", "Where the runs live.")
+    flags.DEFINE_string("results", "docs/results/localisation.json", "Kept results.")
+    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if _GROUP.value == "draw":
+    if options.group == "draw":
         for group, sources in SOURCES.items():
             names = [f"{source}, {method}, seed 0" for source in sources for method in OPTIMIZERS]
-            if all(os.path.isdir(os.path.join(_RUNS_DIR.value, name)) for name in names):
-                draw(_RUNS_DIR.value, _FIGURES.value, group)
+            if all(os.path.isdir(os.path.join(options.runs_dir, name)) for name in names):
+                draw(options.runs_dir, options.figures, group)
         return
     try:
-        results = run_all(configs(_GROUP.value, _SEEDS.value), _RUNS_DIR.value, _RESULTS.value)
+        results = run_all(configs(options.group, options.seeds), options.runs_dir, options.results)
     except train.Stopped as stopped:
         sys.exit(str(stopped))
     twins = {name: name.replace("sgd", "beta_lasso") for name in results}
-    add_localisation(results, twins, _RUNS_DIR.value, _RESULTS.value, periodic=True)
+    add_localisation(results, twins, options.runs_dir, options.results, periodic=True)
     print(table(results))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

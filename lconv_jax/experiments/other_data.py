@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
-from lconv_jax import analysis, cache, train
+from lconv_jax import analysis, cache, data, train
 from lconv_jax.experiments.runs import add_localisation, first_kernel, get_config, run_all, spread
 
 
@@ -60,15 +60,6 @@ SETS: dict[str, Set] = {
     "dna_motifs": Set("sfc_dna_motifs", _STILL, {"data__crop": 4}),
 }
 
-_SETS = flags.DEFINE_list("sets", None, f"Some of {', '.join(SETS)}; all by default.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each.", lower_bound=1)
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of the spoken digits or word lists.")
-_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/other_data", "Where the runs live.")
-_RESULTS = flags.DEFINE_string("results", "docs/results/other_data", "Folder of kept results.")
-_FIGURE = flags.DEFINE_string("figure", "docs/figures/other_data.png", "PNG of learned fields.")
-_DRAW = flags.DEFINE_bool("draw", False, "Draw the figure from the run directories.")
-_TABLE = flags.DEFINE_bool("table", False, "Print the results that are kept.")
-
 
 def run_name(method: str, augmented: bool, seed: int) -> str:
     """The name of a run in its set's results and in the folder of its runs."""
@@ -83,7 +74,8 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
             for augmented in (False, True) if chosen.augmentation else (False,):
                 changes = chosen.changes | (chosen.augmentation if augmented else {})
                 changes = changes | {"model__name": model, "seed": seed}
-                changes = changes | {"data__data_dir": data_dir}
+                if name == "spoken_digits":
+                    changes = changes | {"data__data_dir": data_dir}
                 config = get_config(chosen.config, optimizer, **changes)
                 runs[run_name(method, augmented, seed)] = config
     return runs
@@ -157,34 +149,60 @@ def draw(names: Sequence[str], runs_dir: str, path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_list("sets", None, f"Some of {', '.join(SETS)}; all by default.")
+    flags.DEFINE_integer("seeds", 5, "Seeds of each.", lower_bound=1)
+    flags.DEFINE_string("data_dir", "", "Folder of the spoken digits.")
+    flags.DEFINE_string("runs_dir", "runs/other_data", "Where the runs live.")
+    flags.DEFINE_string("results", "docs/results/other_data", "Folder of kept results.")
+    flags.DEFINE_string("figure", "docs/figures/other_data.png", "PNG of learned fields.")
+    flags.DEFINE_bool("draw", False, "Draw the figure from the run directories.")
+    flags.DEFINE_bool("table", False, "Print the results that are kept.")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    names = _SETS.value or list(SETS)
+    names = options.sets or list(SETS)
     unknown = [name for name in names if name not in SETS]
     if unknown:
         sys.exit(f"--sets has {unknown[0]!r}; accepted are {', '.join(SETS)}")
-    if _DRAW.value:
-        draw(names, _RUNS_DIR.value, _FIGURE.value)
-        return
-    cache.enable(cache.default_directory())
-    kept = {}
-    for name in names:
-        file = os.path.join(_RESULTS.value, f"{name}.json")
-        if _TABLE.value:
-            with open(file, encoding="utf-8") as stored:
-                kept[name] = json.load(stored)
-            continue
-        try:
-            folder = os.path.join(_RUNS_DIR.value, name)
-            runs = configs(name, _SEEDS.value, _DATA_DIR.value)
-            kept[name] = run_all(runs, folder, file)
-            twins = {run: run.replace("SGD", "β-lasso") for run in runs if run.startswith("s_fc")}
-            add_localisation(kept[name], twins, folder, file, periodic=SETS[name].ring)
-        except train.Stopped as stopped:
-            sys.exit(str(stopped))
+    files = {name: os.path.join(options.results, f"{name}.json") for name in names}
+    try:
+        if options.draw:
+            draw(names, options.runs_dir, options.figure)
+            return
+        if not options.table:
+            _run(names, files)
+        kept = {}
+        for name in names:
+            if os.path.exists(files[name]):
+                with open(files[name], encoding="utf-8") as stored:
+                    kept[name] = json.load(stored)
+    except train.Stopped as stopped:
+        sys.exit(str(stopped))
+    except (ValueError, OSError, train.TrainingError) as error:
+        sys.exit(f"error: {error}")
     print(table(kept))
 
 
+def _run(names: Sequence[str], files: Mapping[str, str]) -> None:
+    options = flags.FLAGS
+    runs = {name: configs(name, options.seeds, options.data_dir) for name in names}
+    for each in runs.values():
+        # What is missing is said before hours of training.
+        first = next(iter(each.values()))
+        data.load(first.data.name, first.data.data_dir)
+    cache.enable(cache.default_directory())
+    for name in names:
+        folder = os.path.join(options.runs_dir, name)
+        results = run_all(runs[name], folder, files[name])
+        twins = {run: run.replace("SGD", "β-lasso") for run in results if run.startswith("s_fc")}
+        add_localisation(results, twins, folder, files[name], periodic=SETS[name].ring)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -23,15 +23,9 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, distributed, programs, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
-from lconv_jax.experiments.runs import get_config, run_all, with_overrides
+from lconv_jax.experiments.runs import cut, get_config, run_all, spread, with_overrides
 from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, read_config
-
-_GROUP = flags.DEFINE_enum("group", "seeds", ("seeds", "draw"), "Train and compare, or draw.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds of each case.", 1)
-_RUNS_DIR = flags.DEFINE_string("runs_dir", "runs/planted", "Where the runs live.")
-_RESULTS = flags.DEFINE_string("results", "docs/results/planted.json", "Kept results.")
-_FIGURES = flags.DEFINE_string("figures", "docs/figures", "Folder of the figure.")
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}
 INPUTS = {"independent": 0, "correlated": 3}
@@ -121,7 +115,7 @@ def table(results: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> str
         for inputs in INPUTS:
             for optimizer, title in OPTIMIZERS.items():
                 runs = [results[run_name(kind, inputs, optimizer, seed)] for seed in seeds]
-                accuracy = np.array([each["metrics"]["eval/accuracy"] for each in runs])
+                accuracy = spread([each["metrics"]["eval/accuracy"] for each in runs], ".1%")
                 density = np.mean([each["metrics"]["sparsity/density"] for each in runs])
                 support = "largest" if optimizer == "sgd" else "all"
                 found = [each["recovery"][support] for each in runs]
@@ -132,9 +126,8 @@ def table(results: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> str
                         mine = np.nanmean([each[match][what] for each in found])
                         null = np.nanmean([each[f"{match}_null"][what] for each in found])
                         shares.append(f"{mine:.2f} ({null:.2f})")
-                deviation = f" ± {accuracy.std(ddof=1):.1%}" if len(runs) > 1 else ""
                 rows.append(
-                    f"| {kind} | {inputs} | {title} | {accuracy.mean():.1%}{deviation} | "
+                    f"| {kind} | {inputs} | {title} | {accuracy} | "
                     f"{density:.1%} | {units:.0f} | {' | '.join(shares)} |"
                 )
     return "\n".join(rows)
@@ -194,8 +187,7 @@ def matched_fields(
     count = min(_DRAWN_UNITS, len(shown))
     shown = shown[np.linspace(0, len(shown) - 1, count).round().astype(int)]
     mine = kernel[:, partner[shown]]
-    largest = np.argsort(np.argsort(-np.abs(other), axis=0), axis=0) < WINDOW
-    theirs = other[:, analysis.partners(largest, places)[shown]]
+    theirs = other[:, analysis.partners(cut(other, WINDOW) != 0, places)[shown]]
     fields = []
     for unit, learned in zip(shown, mine.T, strict=True):
         same = (teacher.support == places[:, [unit]]).all(0)
@@ -209,19 +201,30 @@ def _signed(fields: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     return fields * np.where((fields * like).sum(1, keepdims=True) < 0, -1, 1)
 
 
+def define_flags() -> None:
+    """The command's flags: not when this is imported, as other commands have some of the names."""
+    flags.DEFINE_enum("group", "seeds", ("seeds", "draw"), "Train and compare, or draw.")
+    flags.DEFINE_integer("seeds", 5, "Seeds of each case.", 1)
+    flags.DEFINE_string("runs_dir", "runs/planted", "Where the runs live.")
+    flags.DEFINE_string("results", "docs/results/planted.json", "Kept results.")
+    flags.DEFINE_string("figures", "docs/figures", "Folder of the figure.")
+
+
 def main(argv: list[str]) -> None:
     del argv
+    options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if _GROUP.value == "draw":
-        draw(_RUNS_DIR.value, _FIGURES.value)
+    if options.group == "draw":
+        draw(options.runs_dir, options.figures)
         return
-    seeds = range(_SEEDS.value)
+    seeds = range(options.seeds)
     try:
-        results = run(seeds, _RUNS_DIR.value, _RESULTS.value)
+        results = run(seeds, options.runs_dir, options.results)
     except train.Stopped as stopped:
         sys.exit(str(stopped))
     print(table(results, seeds))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

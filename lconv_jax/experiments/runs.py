@@ -71,7 +71,7 @@ def run_all(
     return {name: results[name] for name in configs}
 
 
-def cut(kernel: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def cut(kernel: NDArray[Any], count: int) -> NDArray[Any]:
     """The kernel with all but the `count` largest weights of each unit set to zero."""
     order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
     kept = np.zeros_like(kernel)

@@ -75,6 +75,20 @@ def test_refusals_of_files(tmp_path, train, test, message):
         data.load("dna", write(tmp_path, train, test))
 
 
+def test_a_byte_order_mark_is_no_letter(tmp_path):
+    write(tmp_path, TRAIN, TRAIN)
+    file = tmp_path / "train.fasta"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    loaded = data.load("dna", tmp_path)
+    np.testing.assert_array_equal(loaded.train.images, loaded.test.images)
+
+
+@pytest.mark.parametrize("unknown", ["nan", "inf", "-0.1", "1.5"])
+def test_an_unknown_base_s_value_is_checked(tmp_path, unknown):
+    with pytest.raises(data.DataError, match=r"unknown = .* must be in 0 … 1"):
+        data.load(f"dna:unknown={unknown}", write(tmp_path, TRAIN, TRAIN))
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(data.DataError, match=r"data_dir is empty.*train\.fasta.*label=1"):
         data.load("dna")
@@ -213,6 +227,7 @@ def test_seeds_and_independent_splits():
         ("classes=1", "classes = 1 must be ≥ 2"),
         ("examples=3", "examples = 3 must be ≥ 4"),
         ("conserved=0.25", "conserved = 0.25 must be above 0.25"),
+        ("jitter=-1,apart=8", "apart = 8 must be 0 with jitter=-1"),
         ("jitter=29", "would lie outside of 64 bases"),
         ("jitter=4,apart=20", "would lie outside"),
         ("motif=1", "not 4 different motifs of 1 bases"),

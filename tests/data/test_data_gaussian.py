@@ -142,6 +142,8 @@ def test_the_noise_is_what_it_was():
         ("gp:length=1", "length = 1 must be at least 2"),
         ("nlgp:gain=0", "gain = 0.0 must be positive"),
         ("nlgp:gain=nan", "gain = nan must be positive"),
+        ("gp:gain=1e200", r"gain = 1e\+200 must be positive, and at most"),
+        ("gp:xi1=1,xi1=2", "xi1 is given twice"),
         ("gp:xi2=-1", "xi2 = -1.0 must be positive"),
         ("gp:power=2.5", r"power = 2.5 must be in \(0, 2\]"),
         ("gp:examples=1", "examples = 1 must be at least 2"),
@@ -152,3 +154,11 @@ def test_the_noise_is_what_it_was():
 def test_what_makes_no_field_is_refused(name, message):
     with pytest.raises(data.DataError, match=message):
         data.load(name)
+
+
+def test_large_seeds_differ():
+    found = [
+        data.load(f"nlgp:power=1,length=8,examples=4,test=2,seed={seed}").train.images
+        for seed in (0, 2**63 + 1, 2**63 + 2, 2**64 - 1)
+    ]
+    assert len({images.tobytes() for images in found}) == 4

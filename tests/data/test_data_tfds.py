@@ -130,6 +130,8 @@ def test_an_unknown_name_gets_suggestions(tmp_path):
         data.load("cifarr10", tmp_path)
     with pytest.raises(data.DataError, match=r"similar: .*fashion_mnist_small"):
         data.load("fashion_mnist_smal", tmp_path)
+    with pytest.raises(data.DataError, match=r"similar: .*nlgp"):
+        data.load("nlpg", tmp_path)
     with pytest.raises(data.DataError, match=r"data\.name = 'a b': .*Accepted"):
         data.load("a b", tmp_path)
 

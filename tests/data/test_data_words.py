@@ -195,7 +195,7 @@ def test_one_hot_and_back(sequences, start):
         ("words:shortest=9,longest=8", "longest = 8 must be ≥ 9"),
         ("words:margin=-1", "margin = -1 must be ≥ 0"),
         ("words:stem=0", "stem = 0 must be ≥ 1"),
-        ("words:diacritics=2", "diacritics must be 0 or 1"),
+        ("words:diacritics=2", "diacritics = 2 must be 0 or 1"),
         ("words:languages=alpine", "two languages are needed"),
         ("words:languages=alpine+martian", "no list of martian.*lists of alpine, boreal"),
         ("words:examples=4000", "alpine: has .* words for training.*longer list"),

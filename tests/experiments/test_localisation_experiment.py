@@ -1,9 +1,7 @@
 """The localisation experiment: its configurations and its table."""
 
 from lconv_jax import config as config_lib
-from tests.helpers import import_experiment
-
-localisation = import_experiment("localisation")
+from lconv_jax.experiments import localisation
 
 
 def test_a_seed_is_that_of_the_run_and_of_its_data():

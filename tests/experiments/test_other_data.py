@@ -3,14 +3,12 @@
 import pytest
 
 from lconv_jax import config as config_lib
-from tests.helpers import import_experiment
-
-other_data = import_experiment("other_data")
+from lconv_jax.experiments import other_data
 
 
 @pytest.mark.parametrize("name", other_data.SETS)
 def test_every_run_of_a_set_has_a_configuration_of_its_own(name):
-    found = other_data.configs(name, 2)
+    found = other_data.configs(name, 2, "recordings")
     arms = 2 if other_data.SETS[name].augmentation else 1
     assert len(found) == len({config_lib.digest(config) for config in found.values()}) == 8 * arms
     for run, config in found.items():
@@ -19,6 +17,7 @@ def test_every_run_of_a_set_has_a_configuration_of_its_own(name):
         assert run.endswith(f"seed {config.seed}")
         assert (config.optimizer.name == "beta_lasso") == ("β-lasso" in run)
         assert (config.data.crop > 0) == ("augmented" in run)
+        assert config.data.data_dir == ("recordings" if name == "spoken_digits" else "")
     same = {
         tuple(
             (key, value)
