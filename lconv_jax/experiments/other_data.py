@@ -100,8 +100,11 @@ def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             if not sparse:
                 continue
             density = [100 * each["metrics"]["sparsity/density"] for each in sparse]
-            ratios = [each["localisation"]["whole"]["ratio"] for each in sparse]
-            ratios_cut = [each["localisation"]["cut"]["ratio"] for each in found["s_fc, SGD"]]
+            # Localisation is added when all runs of a set are there.
+            ratios, ratios_cut = (
+                [each["localisation"][what]["ratio"] for each in runs if "localisation" in each]
+                for what, runs in (("whole", sparse), ("cut", found["s_fc, SGD"]))
+            )
             cells = [
                 name + ", augmented" * augmented,
                 *(
