@@ -31,6 +31,8 @@ class Set(NamedTuple):
     config: str  # file under configs/, for β-lasso and for "sgd"
     changes: dict[str, Any]  # of every run
     augmentation: dict[str, Any]  # of the runs with augmentation; empty: there are no such
+    # Learning rate and weight decay of SGD, without and with augmentation; else the configuration's
+    sgd: tuple[tuple[float, float], ...] = ()
     ring: bool = False  # whether distances are measured around
 
 
@@ -48,16 +50,20 @@ SETS: dict[str, Set] = {
     "gp": Set("sfc_nlgp", {"data__name": "gp"}, {}, ring=True),
     "nlgp_2d": Set("sfc_nlgp", {"data__name": "nlgp_2d"}, {}, ring=True),
     "gp_2d": Set("sfc_nlgp", {"data__name": "gp_2d"}, {}, ring=True),
-    "planted": Set("sfc_planted", {}, {}),
-    "planted_sparse": Set("sfc_planted", {"data__name": "planted:kind=sparse"}, {}),
+    "planted": Set("sfc_planted", {}, {}, sgd=((0.1, 0.1),)),
+    "planted_sparse": Set(
+        "sfc_planted", {"data__name": "planted:kind=sparse"}, {}, sgd=((0.1, 0.03),)
+    ),
     "planted_conv": Set(
         "sfc_planted", {"data__name": "planted:kind=conv,units=2,examples=20000"}, {}
     ),
-    "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}),
-    "words": Set("sfc_words", _STILL, {"data__crop": 2}),
-    "words_diacritics": Set("sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}),
+    "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}, sgd=((0.3, 0.01), (0.3, 0.001))),
+    "words": Set("sfc_words", _STILL, {"data__crop": 2}, sgd=((0.1, 0.1), (0.1, 0.01))),
+    "words_diacritics": Set(
+        "sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}, sgd=((0.1, 0.1),)
+    ),
     "spoken_digits": Set("sfc_spoken_digits", _STILL, {"data__crop": 3}),
-    "dna_motifs": Set("sfc_dna_motifs", _STILL, {"data__crop": 4}),
+    "dna_motifs": Set("sfc_dna_motifs", _STILL, {"data__crop": 4}, sgd=((0.3, 0.03), (0.1, 0.03))),
 }
 
 
@@ -74,6 +80,10 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
             for augmented in (False, True) if chosen.augmentation else (False,):
                 changes = chosen.changes | (chosen.augmentation if augmented else {})
                 changes = changes | {"model__name": model, "seed": seed}
+                if optimizer == "sgd" and chosen.sgd:
+                    rate, decay = chosen.sgd[augmented]
+                    changes["optimizer__learning_rate"] = rate
+                    changes["optimizer__weight_decay"] = decay
                 if name == "spoken_digits":
                     changes = changes | {"data__data_dir": data_dir}
                 config = get_config(chosen.config, optimizer, **changes)
