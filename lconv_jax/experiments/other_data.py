@@ -55,7 +55,10 @@ SETS: dict[str, Set] = {
         "sfc_planted", {"data__name": "planted:kind=sparse"}, {}, sgd=((0.1, 0.03),)
     ),
     "planted_conv": Set(
-        "sfc_planted", {"data__name": "planted:kind=conv,units=2,examples=20000"}, {}
+        "sfc_planted",
+        {"data__name": "planted:kind=conv,units=2,examples=20000"},
+        {},
+        sgd=((0.1, 0.1),),
     ),
     "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}, sgd=((0.3, 0.01), (0.3, 0.001))),
     "words": Set("sfc_words", _STILL, {"data__crop": 2}, sgd=((0.1, 0.1), (0.1, 0.01))),
