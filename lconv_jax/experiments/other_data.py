@@ -31,8 +31,10 @@ class Set(NamedTuple):
     config: str  # file under configs/, for β-lasso and for "sgd"
     changes: dict[str, Any]  # of every run
     augmentation: dict[str, Any]  # of the runs with augmentation; empty: there are no such
-    # Learning rate and weight decay of SGD, without and with augmentation; else the configuration's
+    # SGD's learning rate and weight decay, and β-lasso's λ of the first layer and of dense ones,
+    # without and with augmentation; empty: the configuration's.
     sgd: tuple[tuple[float, float], ...] = ()
+    l1: tuple[tuple[float, float], ...] = ()
     ring: bool = False  # whether distances are measured around
 
 
@@ -60,8 +62,20 @@ SETS: dict[str, Set] = {
         {},
         sgd=((0.1, 0.1),),
     ),
-    "mnist1d": Set("sfc_mnist1d", _STILL, {"data__crop": 8}, sgd=((0.3, 0.01), (0.3, 0.001))),
-    "words": Set("sfc_words", _STILL, {"data__crop": 2}, sgd=((0.1, 0.1), (0.1, 0.01))),
+    "mnist1d": Set(
+        "sfc_mnist1d",
+        _STILL,
+        {"data__crop": 8},
+        sgd=((0.3, 0.01), (0.3, 0.001)),
+        l1=((2e-3, 5e-4), (1e-3, 1e-4)),
+    ),
+    "words": Set(
+        "sfc_words",
+        _STILL,
+        {"data__crop": 2},
+        sgd=((0.1, 0.1), (0.1, 0.01)),
+        l1=((4e-4, 5e-5), (1e-4, 5e-5)),
+    ),
     "words_diacritics": Set(
         "sfc_words", _STILL | {"data__name": "words:diacritics=1"}, {}, sgd=((0.1, 0.1),)
     ),
@@ -84,9 +98,11 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
                 changes = chosen.changes | (chosen.augmentation if augmented else {})
                 changes = changes | {"model__name": model, "seed": seed}
                 if optimizer == "sgd" and chosen.sgd:
-                    rate, decay = chosen.sgd[augmented]
-                    changes["optimizer__learning_rate"] = rate
-                    changes["optimizer__weight_decay"] = decay
+                    keys = ("optimizer__learning_rate", "optimizer__weight_decay")
+                    changes |= dict(zip(keys, chosen.sgd[augmented], strict=True))
+                if optimizer == "beta_lasso" and chosen.l1:
+                    keys = ("optimizer__l1__conv", "optimizer__l1__fc")
+                    changes |= dict(zip(keys, chosen.l1[augmented], strict=True))
                 if name == "spoken_digits":
                     changes = changes | {"data__data_dir": data_dir}
                 config = get_config(chosen.config, optimizer, **changes)
