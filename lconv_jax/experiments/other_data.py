@@ -61,6 +61,7 @@ SETS: dict[str, Set] = {
         {"data__name": "planted:kind=conv,units=2,examples=20000"},
         {},
         sgd=((0.1, 0.1),),
+        l1=((5e-4, 5e-4),),
     ),
     "mnist1d": Set(
         "sfc_mnist1d",
