@@ -28,7 +28,7 @@ from lconv_jax.workdir import read_config
 
 _GROUPS = ("tune", "seeds", "others", "full", "draw")
 
-SEEDS = {"beta_lasso": range(5), "sgd": range(3)}
+SEEDS = {"beta_lasso": range(5), "sgd": range(3), "sgd, weight decay": range(3)}
 
 
 def configs(group: str, data_dir: str = "") -> dict[str, Any]:
@@ -47,9 +47,11 @@ def configs(group: str, data_dir: str = "") -> dict[str, Any]:
         for name, (optimizer, changes) in settings.items():
             runs[f"tune: {name}"] = get_config(small, optimizer, data__validation=2000, **changes)
     elif group == "seeds":
-        for optimizer, seeds in SEEDS.items():
+        for method, seeds in SEEDS.items():
+            optimizer = method.partition(",")[0]
+            changes = {"optimizer__weight_decay": 1e-3} if "weight decay" in method else {}
             for seed in seeds:
-                runs[f"{optimizer}, seed {seed}"] = get_config(small, optimizer, seed=seed)
+                runs[f"{method}, seed {seed}"] = get_config(small, optimizer, seed=seed, **changes)
     elif group == "others":
         runs["beta_lasso, pixels permuted"] = get_config(small, "beta_lasso", data__permute=1)
         runs["beta_lasso, beta 10"] = get_config(small, "beta_lasso", optimizer__beta=10.0)
@@ -64,7 +66,7 @@ def configs(group: str, data_dir: str = "") -> dict[str, Any]:
 def spread(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean and standard deviation of the test accuracy over the seeds of each method."""
     lines = []
-    for method in ("beta_lasso", "sgd"):
+    for method in SEEDS:
         found = [r for name, r in results.items() if name.startswith(f"{method}, seed")]
         accuracy = np.array([r["metrics"]["eval/accuracy"] for r in found])
         density = np.array([r["metrics"]["sparsity/density"] for r in found])

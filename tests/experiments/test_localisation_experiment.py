@@ -1,5 +1,8 @@
 """The localisation experiment: its configurations and its table."""
 
+import json
+import pathlib
+
 from lconv_jax import config as config_lib
 from lconv_jax.experiments import localisation
 
@@ -14,6 +17,16 @@ def test_a_seed_is_that_of_the_run_and_of_its_data():
     exponential = localisation.configs("exponential", 3)["gp_exp, sgd, seed 2"]
     assert exponential.data.name == "gp:power=1,xi2=3,seed=2"
     assert len({config_lib.digest(config) for config in found.values()}) == 8
+
+
+def test_the_results_kept_are_those_of_the_configurations():
+    kept = json.loads(pathlib.Path("docs/results/localisation.json").read_text())
+    expected = {
+        run: config_lib.digest(each)
+        for group in localisation.SOURCES
+        for run, each in localisation.configs(group, 5).items()
+    }
+    assert {run: result["config_sha256"] for run, result in kept.items()} == expected
 
 
 def test_the_table_has_mean_and_deviation_of_each_cell_and_of_the_cut_one():

@@ -1,5 +1,8 @@
 """The table and the runs of the experiment on data of other kinds."""
 
+import json
+import pathlib
+
 import pytest
 
 from lconv_jax import config as config_lib
@@ -28,6 +31,13 @@ def test_every_run_of_a_set_has_a_configuration_of_its_own(name):
         if "augmented" not in run
     }
     assert len(same) == 1
+
+
+@pytest.mark.parametrize("name", other_data.SETS)
+def test_the_results_kept_are_those_of_the_configurations(name):
+    kept = json.loads(pathlib.Path(f"docs/results/other_data/{name}.json").read_text())
+    expected = {run: config_lib.digest(each) for run, each in other_data.configs(name, 5).items()}
+    assert {run: result["config_sha256"] for run, result in kept.items()} == expected
 
 
 def test_the_table_takes_each_arm_from_its_own_runs():

@@ -1,5 +1,8 @@
 """The planted experiment: its configurations, its table and the fields that are drawn."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,12 @@ def test_a_run_s_teacher_has_its_seed():
         assert f"correlation={3 * (inputs == 'correlated')}," in config.data.name
         assert config.data.name.endswith(f",seed={config.seed}")
         assert seed == f"seed {config.seed}"
+
+
+def test_the_results_kept_are_those_of_the_configurations():
+    kept = json.loads(pathlib.Path("docs/results/planted.json").read_text())
+    expected = {run: config_lib.digest(each) for run, each in experiment.configs(range(5)).items()}
+    assert {run: result["config_sha256"] for run, result in kept.items()} == expected
 
 
 def test_the_table_shows_sgd_by_its_largest_weights_and_chance_in_brackets():
