@@ -135,7 +135,8 @@ def parse(
     add(parser)
     args = parser.parse_args(argv)
     if rounds is not None:
-        args.rounds = args.rounds or (2 if args.toy else rounds)
+        if args.rounds is None:
+            args.rounds = 2 if args.toy else rounds
         if args.rounds < 1:
             parser.error(f"--rounds={args.rounds} must be 1 or more")
     if known:
