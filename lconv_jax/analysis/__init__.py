@@ -16,7 +16,7 @@ from lconv_jax.analysis.localisation import (
     unit_spread,
 )
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
-from lconv_jax.analysis.recovery import Match, Recovery, partners, recovery
+from lconv_jax.analysis.recovery import Match, Recovery, cut, partners, recovery
 from lconv_jax.analysis.structure import Structure, structure, support_bits
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Recovery",
     "Structure",
     "choose_filters",
+    "cut",
     "draw_signals",
     "first_layer_filters",
     "localisation",

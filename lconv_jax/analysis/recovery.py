@@ -84,7 +84,7 @@ def recovery(
         each[:, support.sum(0) >= max(1, min_nonzeros)] for each in (support, kernel)
     )
     if largest is not None:
-        support &= _ranks(np.abs(kernel)) < largest
+        support = cut(kernel, largest) != 0
     rng = np.random.default_rng(seed)
     nulls = [shuffle_support(support, rng) for _ in range(shuffles)]
     return Recovery(
@@ -95,6 +95,24 @@ def recovery(
         _one_to_one(support, teacher),
         _mean([_one_to_one(null, teacher) for null in nulls]),
     )
+
+
+def cut(kernel: NDArray[Any], count: int) -> NDArray[Any]:
+    """The kernel with all but the `count` largest weights of each unit set to zero.
+
+    Of weights of one magnitude the first are kept.
+
+    Args:
+      kernel: [inputs, units].
+      count: weights that are kept, at most, of each unit.
+
+    Returns:
+      An array of the same shape and type.
+    """
+    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
+    kept = np.zeros_like(kernel)
+    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
+    return kept
 
 
 def overlaps(support: NDArray[np.bool_], teacher: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -150,8 +168,3 @@ def _one_to_one(support: NDArray[np.bool_], teacher: NDArray[np.bool_]) -> Match
 
 def _mean(matches: list[Match]) -> Match:
     return Match(*(float(np.mean(values)) for values in zip(*matches, strict=True)))
-
-
-def _ranks(magnitudes: NDArray[Any]) -> NDArray[np.int64]:
-    """The place of each entry in its column, the largest first, [inputs, units]."""
-    return np.argsort(np.argsort(-magnitudes, axis=0, kind="stable"), axis=0, kind="stable")

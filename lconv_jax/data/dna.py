@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, onehot, tfds
 from lconv_jax.data.onehot import unigram_baseline
-from lconv_jax.data.options import parse, require
+from lconv_jax.data.options import at_least, parse, require
 from lconv_jax.data.records import DataError
 
 __all__ = ["BASES", "DEFAULTS", "GENOMICS_DEFAULTS", "read", "read_fasta", "unigram_baseline"]
@@ -69,7 +69,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if name.partition(":")[0] == "genomics_ood":
         return _read_genomics(name, data_dir)
     options = parse(name, DEFAULTS)
-    require(name, options, {"length": (options["length"] >= 0, "≥ 0"), **_accepted(options)})
+    require(name, options, at_least(options, {"length": 0}) | _accepted(options))
     paths = _files(data_dir)
     (train, train_labels), (test, test_labels) = map(read_fasta, paths)
     classes = sorted(set(train_labels))
@@ -180,11 +180,8 @@ def _read_genomics(name: str, data_dir: str | os.PathLike[str] | None) -> datase
     for split, key in (("train", "examples"), ("test", "test")):
         place = f"{builder.data_dir} ({split})"
         count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
-        if not 0 < options[key] <= count:
-            raise DataError(
-                f"data.name = {name!r}: {key} = {options[key]} must be in 1 … {count}, the "
-                f"examples of {place}"
-            )
+        good = 0 < options[key] <= count
+        require(name, options, {key: (good, f"in 1 … {count}, the examples of {place}")})
         try:
             source = builder.as_data_source(split, file_format="array_record")
             rows: list[dict[str, Any]] = source.__getitems__(list(range(options[key])))

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset
 from lconv_jax.data.dna import BASES
-from lconv_jax.data.options import parse, require
+from lconv_jax.data.options import at_least, parse, require
 from lconv_jax.data.records import DataError
 
 DEFAULTS = {
@@ -122,7 +122,7 @@ def _generate(name: str) -> tuple[dataset.Source, Planted]:
 def _check(name: str, options: dict[str, Any]) -> None:
     lowest = {"motif": 1, "classes": 2, "apart": 0, "jitter": -1, "seed": 0}
     lowest |= {"length": options["motif"], "examples": options["classes"], "test": 1}
-    accepted = {key: (options[key] >= low, f"≥ {low}") for key, low in lowest.items()}
+    accepted = at_least(options, lowest)
     accepted["conserved"] = (0.25 < options["conserved"] <= 1, "above 0.25 and at most 1")
     anywhere = options["jitter"] == -1
     accepted["apart"] = (not (anywhere and options["apart"]), "0 with jitter=-1, anywhere")

@@ -38,8 +38,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> dataset.S
             f"data.name = {name!r}: examples = {examples} and test = {test} must be 1 or more, and "
             f"their sum a multiple of {_CLASSES}, the number of classes"
         )
-    if not 0 <= seed < 2**32:
-        raise dataset.DataError(f"data.name = {name!r}: seed = {seed} must be in 0 … 2³² − 1")
+    options.require(name, found, {"seed": (0 <= seed < 2**32, "in 0 … 2³² − 1")})
     try:
         with _global_state_kept():
             from mnist1d.data import get_dataset_args, make_dataset

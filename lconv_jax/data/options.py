@@ -46,6 +46,11 @@ def require(name: str, found: Mapping[str, Any], accepted: Mapping[str, tuple[bo
             raise DataError(f"data.name = {name!r}: {key} = {found[key]!r} must be {what}")
 
 
+def at_least(found: Mapping[str, Any], lowest: Mapping[str, int]) -> dict[str, tuple[bool, str]]:
+    """For `require`: options that must not be below a number."""
+    return {key: (found[key] >= low, f"≥ {low}") for key, low in lowest.items()}
+
+
 def _typed(name: str, key: str, value: str, kind: type) -> Any:
     try:
         return kind(value)

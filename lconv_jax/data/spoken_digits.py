@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.data import dataset
-from lconv_jax.data.options import parse
+from lconv_jax.data.options import at_least, parse, require
 from lconv_jax.data.records import DataError
 
 DEFAULTS = {
@@ -347,9 +347,8 @@ def _turn(recording: _Recording) -> tuple[Any, ...]:
 
 
 def _check(name: str, options: dict[str, Any]) -> None:
-    for key in ("frames", "mels", "hop", "window", "rate", "range"):
-        if options[key] < 1:
-            raise DataError(f"data.name = {name!r}: {key} = {options[key]} must be ≥ 1")
+    positive = ("frames", "mels", "hop", "window", "rate", "range")
+    require(name, options, at_least(options, dict.fromkeys(positive, 1)))
     if options["window"] < options["hop"]:
         raise DataError(
             f"data.name = {name!r}: window = {options['window']} ms must be at least hop = "

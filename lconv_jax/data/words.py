@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, onehot
 from lconv_jax.data.onehot import unigram_baseline
-from lconv_jax.data.options import parse, require
+from lconv_jax.data.options import at_least, parse, require
 from lconv_jax.data.records import DataError
 
 __all__ = ["DEFAULTS", "read", "stem_side", "unigram_baseline"]
@@ -166,7 +166,7 @@ def _check(name: str, options: dict[str, int], languages: int) -> None:
                 f"{languages} languages, as {max(1, options[key] // languages) * languages} is"
             )
     lowest = {"shortest": 1, "longest": options["shortest"], "margin": 0, "stem": 1, "seed": 0}
-    accepted = {key: (options[key] >= low, f"≥ {low}") for key, low in lowest.items()}
+    accepted = at_least(options, lowest)
     accepted["diacritics"] = (options["diacritics"] in (0, 1), "0 or 1")
     require(name, options, accepted)
 

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from lconv_jax import metrics, train
-from lconv_jax.experiments.runs import get_config, run_all, table
+from lconv_jax.experiments.runs import get_config, run_all, spread, table
 from lconv_jax.workdir import read_config
 
 _GROUPS = ("tune", "seeds", "others", "full", "draw")
@@ -63,16 +63,15 @@ def configs(group: str, data_dir: str = "") -> dict[str, Any]:
     return runs
 
 
-def spread(results: Mapping[str, Mapping[str, Any]]) -> str:
+def over_seeds(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean and standard deviation of the test accuracy over the seeds of each method."""
     lines = []
     for method in SEEDS:
         found = [r for name, r in results.items() if name.startswith(f"{method}, seed")]
-        accuracy = np.array([r["metrics"]["eval/accuracy"] for r in found])
-        density = np.array([r["metrics"]["sparsity/density"] for r in found])
+        accuracy = spread([r["metrics"]["eval/accuracy"] for r in found], ".2%")
+        density = np.mean([r["metrics"]["sparsity/density"] for r in found])
         lines.append(
-            f"{method}: test accuracy {accuracy.mean():.2%} ± {accuracy.std(ddof=1):.2%}, "
-            f"density {density.mean():.1%}, {len(found)} seeds"
+            f"{method}: test accuracy {accuracy}, density {density:.1%}, {len(found)} seeds"
         )
     return "\n".join(lines)
 
@@ -149,7 +148,7 @@ def main(argv: list[str]) -> None:
         sys.exit(str(stopped))
     print(table(results))
     if options.group == "seeds":
-        print(spread(results))
+        print(over_seeds(results))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ METHODS = {
     "s_local, SGD": ("s_local", "sgd"),
     "s_conv, SGD": ("s_conv", "sgd"),
 }
+# What the numbers of `Set.sgd` and `Set.l1` are.
+_TUNED = {
+    "sgd": ("optimizer__learning_rate", "optimizer__weight_decay"),
+    "beta_lasso": ("optimizer__l1__conv", "optimizer__l1__fc"),
+}
 # What is not augmented in its configuration's own way has no shifts.
 _STILL = {"data__crop": 0}
 SETS: dict[str, Set] = {
@@ -98,14 +103,10 @@ def configs(name: str, seeds: int, data_dir: str = "") -> dict[str, Any]:
             for augmented in (False, True) if chosen.augmentation else (False,):
                 changes = chosen.changes | (chosen.augmentation if augmented else {})
                 changes = changes | {"model__name": model, "seed": seed}
-                if optimizer == "sgd" and chosen.sgd:
-                    keys = ("optimizer__learning_rate", "optimizer__weight_decay")
-                    changes |= dict(zip(keys, chosen.sgd[augmented], strict=True))
-                if optimizer == "beta_lasso" and chosen.l1:
-                    keys = ("optimizer__l1__conv", "optimizer__l1__fc")
-                    changes |= dict(zip(keys, chosen.l1[augmented], strict=True))
+                if tuned := chosen.sgd if optimizer == "sgd" else chosen.l1:
+                    changes |= dict(zip(_TUNED[optimizer], tuned[augmented], strict=True))
                 if name == "spoken_digits":
-                    changes = changes | {"data__data_dir": data_dir}
+                    changes["data__data_dir"] = data_dir
                 config = get_config(chosen.config, optimizer, **changes)
                 runs[run_name(method, augmented, seed)] = config
     return runs

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, distributed, programs, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
-from lconv_jax.experiments.runs import cut, get_config, run_all, spread, with_overrides
+from lconv_jax.experiments.runs import get_config, run_all, spread, with_overrides
 from lconv_jax.metrics import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, read_config
 
@@ -195,7 +195,7 @@ def matched_fields(
     count = min(_DRAWN_UNITS, len(shown))
     shown = shown[np.linspace(0, len(shown) - 1, count).round().astype(int)]
     mine = kernel[:, partner[shown]]
-    theirs = other[:, analysis.partners(cut(other, WINDOW) != 0, places)[shown]]
+    theirs = other[:, analysis.partners(analysis.cut(other, WINDOW) != 0, places)[shown]]
     fields = []
     for unit, learned in zip(shown, mine.T, strict=True):
         same = (teacher.support == places[:, [unit]]).all(0)

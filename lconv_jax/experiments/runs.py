@@ -71,14 +71,6 @@ def run_all(
     return {name: results[name] for name in configs}
 
 
-def cut(kernel: NDArray[Any], count: int) -> NDArray[Any]:
-    """The kernel with all but the `count` largest weights of each unit set to zero."""
-    order = np.argsort(-np.abs(kernel), axis=0, kind="stable")
-    kept = np.zeros_like(kernel)
-    np.put_along_axis(kept, order[:count], np.take_along_axis(kernel, order[:count], 0), 0)
-    return kept
-
-
 def add_localisation(
     results: Mapping[str, dict[str, Any]],
     twins: Mapping[str, str],
@@ -108,7 +100,8 @@ def add_localisation(
         kernels = {"whole": kernel}
         if sparse != name:
             live = twin["locality"][0]["units"]
-            kernels["cut"] = cut(kernel, round(twin["metrics"]["sparsity/conv1/nonzeros"] / live))
+            count = round(twin["metrics"]["sparsity/conv1/nonzeros"] / live)
+            kernels["cut"] = analysis.cut(kernel, count)
         result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
             key: analysis.localisation(each, shape, periodic=periodic)._asdict()
             | {"weights": np.count_nonzero(each) / kernel.shape[1]}

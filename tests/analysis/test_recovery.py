@@ -115,3 +115,14 @@ def test_no_unit_gives_nan_and_a_wrong_shape_is_refused():
         analysis.recovery(np.ones((29, 4)), teacher)
     with pytest.raises(ValueError, match="every unit must read an input"):
         analysis.recovery(np.ones((30, 4)), np.zeros((30, 2)))
+
+
+def test_cut_keeps_the_largest_weights_of_each_unit():
+    kernel = np.random.default_rng(0).normal(size=(30, 8))
+    kept = analysis.cut(kernel, 7)
+    assert (np.count_nonzero(kept, axis=0) == 7).all()
+    for unit in range(8):
+        gone = np.abs(kernel[kept[:, unit] == 0, unit])
+        assert np.abs(kept[kept[:, unit] != 0, unit]).min() > gone.max()
+    np.testing.assert_array_equal(kept[kept != 0], kernel[kept != 0])
+    np.testing.assert_array_equal(analysis.cut(kernel, 30), kernel)

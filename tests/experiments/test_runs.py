@@ -7,7 +7,6 @@ import numpy as np
 from lconv_jax import analysis
 from lconv_jax.experiments.runs import (
     add_localisation,
-    cut,
     first_kernel,
     run_all,
     table,
@@ -36,17 +35,6 @@ def test_results_are_kept_and_a_run_is_not_repeated(tmp_path):
     assert again["short"]["locality"] == []
 
 
-def test_cut_keeps_the_largest_weights_of_each_unit():
-    kernel = np.random.default_rng(0).normal(size=(30, 8))
-    kept = cut(kernel, 7)
-    assert (np.count_nonzero(kept, axis=0) == 7).all()
-    for unit in range(8):
-        gone = np.abs(kernel[kept[:, unit] == 0, unit])
-        assert np.abs(kept[kept[:, unit] != 0, unit]).min() > gone.max()
-    np.testing.assert_array_equal(kept[kept != 0], kernel[kept != 0])
-    np.testing.assert_array_equal(cut(kernel, 30), kernel)
-
-
 def test_localisation_is_added_once_beside_that_of_the_weights_cut(tmp_path):
     sparse = tiny_config.get_config()
     dense = with_overrides(sparse, {"optimizer.name": "sgd"})
@@ -61,7 +49,10 @@ def test_localisation_is_added_once_beside_that_of_the_weights_cut(tmp_path):
     supports = np.count_nonzero(first_kernel(runs / "lasso")[0], axis=0)
     each = round(supports[supports > 0].mean())
     assert each == found["sgd"]["cut"]["weights"] < len(kernel) == found["sgd"]["whole"]["weights"]
-    assert found["sgd"]["cut"]["ratio"] == analysis.localisation(cut(kernel, each), shape).ratio
+    assert (
+        found["sgd"]["cut"]["ratio"]
+        == analysis.localisation(analysis.cut(kernel, each), shape).ratio
+    )
 
     # What the results have is not computed again: the runs may be gone.
     for run in runs.iterdir():
