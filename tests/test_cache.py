@@ -34,24 +34,32 @@ def _run(workdir, folder):
     return json.loads((workdir / "summary.json").read_text())["time/compile_seconds"], run.stderr
 
 
+def _written(folder):
+    """When each file of the folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
 @pytest.mark.slow
 def test_a_second_run_compiles_little_and_ends_with_the_same_bits(tmp_path):
     folder = tmp_path / "cache"
     without, _ = _run(tmp_path / "without", "")
     assert not folder.exists()
     first, _ = _run(tmp_path / "first", folder)
-    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert any("train_steps" in path.name for path in kept)
+    kept = _written(folder)
+    (steps,) = (path for path in kept if "train_steps" in path.name)
     second, errors = _run(tmp_path / "second", folder)
     assert errors == ""
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+    # All that was kept was read, none written again. A program that takes about as long to compile
+    # as what is kept must take may have been kept by the second run alone.
+    now = _written(folder)
+    assert now.items() >= kept.items()
+    assert [path for path in now if "train_steps" in path.name] == [steps]
     # A third or less: measured, a tenth to a twentieth.
     assert second < min(without, first) / 3
     _assert_same_run(tmp_path / "first", tmp_path / "without")
     _assert_same_run(tmp_path / "second", tmp_path / "without")
 
     # What does not read back is compiled again.
-    (steps,) = (path for path in kept if "train_steps" in path.name)
     steps.write_bytes(steps.read_bytes()[: steps.stat().st_size // 2])
     _, errors = _run(tmp_path / "third", folder)
     assert "Error reading persistent compilation cache entry for 'jit_train_steps'" in errors
