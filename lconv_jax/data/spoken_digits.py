@@ -24,8 +24,10 @@ Options (and defaults):
   rate (8000): samples a second that each recording is brought to.
   low (60): Hz where the lowest band begins; the highest ends at rate / 2.
   range (60): dB between 0 and 255.
-  test_speakers (""): their names, joined by +; empty: every fifth in alphabetical order, or the
-    last, if there are fewer than five.
+  without (""): speakers to leave out altogether, their names joined by +. With the test speakers
+    here, settings are chosen by speakers who are neither trained on nor tested with.
+  test_speakers (""): their names, joined by +; empty: of those that are left, every fifth in
+    alphabetical order, or the last, if there are fewer than five.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ DEFAULTS = {
     "rate": 8000,
     "low": 60,
     "range": 60,
+    "without": "",
     "test_speakers": "",
 }
 _TFDS_NAME = "spoken_digit"
@@ -92,15 +95,21 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     options = parse(name, DEFAULTS)
     _check(name, options)
     folder = None if data_dir is None else pathlib.Path(data_dir).expanduser()
+    left_out = set(filter(None, options["without"].split("+")))
+    speakers: set[str] = set()
     images, found = [], []
     for recording in _recordings(folder):
+        speakers.add(recording.speaker)
+        if recording.speaker in left_out:
+            continue
         images.append(_image(recording, options))
         found.append(recording._replace(samples=np.zeros(0)))
+    _require_some(name, "without", left_out, speakers)
     where = os.path.dirname(found[0].where)
     labels = sorted({recording.label for recording in found})
     if all(label.isdecimal() for label in labels):
         labels.sort(key=int)
-    testing = _test_speakers(name, options["test_speakers"], {r.speaker for r in found})
+    testing = _test_speakers(name, options["test_speakers"], speakers - left_out)
     # One of each speaker and label in turn, so that the first of a class are of all speakers.
     order = sorted(range(len(found)), key=lambda at: _turn(found[at]))
     sides = {
@@ -125,7 +134,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         num_classes=len(labels),
         train=train,
         test=test,
-        train_file=f"{where} (all but {', '.join(sorted(testing))})",
+        train_file=f"{where} (all but {', '.join(sorted(testing | left_out))})",
         test_file=f"{where} ({', '.join(sorted(testing))})",
     )
 
@@ -333,12 +342,16 @@ def _test_speakers(name: str, chosen: str, speakers: set[str]) -> set[str]:
             "to train and one to test with"
         )
     testing = set(chosen.split("+")) if chosen else set(known[4::5] or known[-1:])
-    if not testing < speakers:
-        raise DataError(
-            f"data.name = {name!r}: test_speakers = {chosen!r} must be some, not all, of the "
-            f"speakers, joined by +: {', '.join(known)}"
-        )
+    _require_some(name, "test_speakers", testing, speakers)
     return testing
+
+
+def _require_some(name: str, option: str, chosen: set[str], speakers: set[str]) -> None:
+    if not chosen < speakers:
+        raise DataError(
+            f"data.name = {name!r}: {option} = {'+'.join(sorted(chosen))} must be some, not all, "
+            f"of the speakers, joined by +: {', '.join(sorted(speakers))}"
+        )
 
 
 def _turn(recording: _Recording) -> tuple[Any, ...]:

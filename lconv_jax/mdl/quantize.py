@@ -17,6 +17,9 @@ from lconv_jax.mdl.network import INPUT_SCALE, Layer, Network, Term, peaks
 
 # Sums beyond this are shifted down, so that a deep network's stay exact in float64.
 _MOST_PEAK = 36
+# Binary digits of a bias at most, which is a 64-bit integer: beside a larger one weights count for
+# nothing.
+_MOST_BIAS = 62
 
 
 def quantize(
@@ -50,9 +53,10 @@ def quantize(
     for layer, depth in zip(network.layers, each, strict=True):
         # The terms of a layer add up, so their integers must have one unit.
         kernels = [term.kernel * units[term.source] for term in layer.terms]
-        step, found = _levels(kernels, depth, method)
+        largest = float(np.abs(layer.bias).max(initial=0))
+        step, found = _levels(kernels, depth, method, largest / 2**_MOST_BIAS)
         # A layer of biases alone is measured by the largest of them.
-        step = step or float(np.abs(layer.bias).max(initial=0)) / 2**bias_bits or 1.0
+        step = step or largest / 2**bias_bits or 1.0
         terms = tuple(
             term._replace(kernel=kernel) for term, kernel in zip(layer.terms, found, strict=True)
         )
@@ -106,17 +110,20 @@ def _scale_inputs(term: Term, scale: NDArray[Any]) -> Term:
 
 
 def _levels(
-    kernels: list[NDArray[Any]], depth: int, method: str
+    kernels: list[NDArray[Any]], depth: int, method: str, finest: float
 ) -> tuple[float, list[NDArray[np.int64]]]:
-    """A step and integer kernels, kernel ≈ step · integers; the step is 0 if all weights are."""
+    """A step ≥ `finest` and integer kernels, kernel ≈ step · integers.
+
+    The step is 0 if all weights are.
+    """
     weights = np.concatenate([kernel.reshape(-1) for kernel in kernels])
     weights = weights[weights != 0]
     peak = float(np.abs(weights).max(initial=0))
     if peak == 0:
         return 0.0, [kernel.astype(np.int64) for kernel in kernels]
     if method == "kmeans":
-        return _cluster(kernels, weights, depth, peak / 127)
-    candidates = [peak / depth * share for share in np.linspace(0.3, 1.0, 29)]
+        return _cluster(kernels, weights, depth, max(finest, peak / 127))
+    candidates = [max(finest, peak / depth * share) for share in np.linspace(0.3, 1.0, 29)]
 
     def error(step: float) -> float:
         rounded = np.clip(np.rint(weights / step), -depth, depth)

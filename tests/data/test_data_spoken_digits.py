@@ -102,6 +102,17 @@ def test_the_speakers_are_chosen(tmp_path):
         assert (both == image).all(1).any()
 
 
+def test_speakers_are_left_out(tmp_path):
+    speakers = ("ann", "bob", "cy", "dora")
+    folder = make_folder(tmp_path / "set", speakers, labels=(0, 1))
+    left = spoken_digits.read("spoken_digits:without=dora+ann", folder)
+    assert left.test_file.endswith("(cy)")
+    assert left.train_file.endswith("(all but ann, cy, dora)")
+    whole = spoken_digits.read("spoken_digits:test_speakers=bob+cy", folder).test
+    both = np.concatenate([left.train.images, left.test.images])
+    assert sorted(map(bytes, both)) == sorted(map(bytes, whole.images))
+
+
 def test_every_fifth_speaker_is_for_testing(tmp_path):
     speakers = [f"s{number:02d}" for number in range(11)]
     folder = make_folder(tmp_path / "set", speakers, labels=(0, 1), repeats=1)
@@ -164,6 +175,9 @@ def test_the_digest_is_that_of_the_recordings(tmp_path):
         ("low=4000", "low = 4000 Hz must be in 0 … rate / 2 = 4000"),
         ("test_speakers=dora", "must be some, not all, of the speakers.*ann, bob, cy"),
         ("test_speakers=ann+bob+cy", "must be some, not all"),
+        ("without=dora", "without = dora must be some, not all, of the speakers.*ann, bob, cy"),
+        ("without=ann,test_speakers=ann", "test_speakers = ann must be some.*: bob, cy"),
+        ("without=ann+bob", "all recordings are by cy; two speakers"),
     ],
 )
 def test_options_are_checked(tmp_path, options, message):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax.export import apply
+from lconv_jax.mdl import decode, encode
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, Layer, evaluate, peaks, predict
 from lconv_jax.mdl.quantize import equalize, quantize, round_bias
 from tests.mdl.networks_made import dense_network, make_examples, networks
@@ -64,6 +65,24 @@ def test_many_levels_predict_what_the_floats_predict(network, seed):
     # One factor, the step of the last layer, turns the integers into the floats.
     factor = (outputs * expected).sum() / max((outputs**2).sum(), 1e-300)
     assert np.abs(outputs * factor - expected).max() <= 1e-3 * scale
+
+
+@pytest.mark.parametrize("method", ["uniform", "kmeans"])
+@pytest.mark.parametrize("tiny", [1e-2, 1e-9, 1e-14, 1e-18, 1e-30])
+def test_weights_may_be_tiny_beside_a_bias(tiny, method):
+    random = np.random.default_rng(0)
+    kernels = random.normal(size=(4, 3)), tiny * random.normal(size=(3, 4))
+    biases = random.normal(size=3), np.array([3.0, 1.0, 2.0, -1.0])
+    network = dense_network(*kernels, biases=biases)
+    found = quantize(network, 40, method=method, bias_bits=40)
+    examples = make_examples(network)
+    expected = float_outputs(network, examples)
+    outputs = evaluate(found, examples).astype(float)
+    factor = (outputs * expected).sum() / (outputs**2).sum()
+    np.testing.assert_allclose(outputs * factor, expected, atol=2 * tiny)
+    np.testing.assert_array_equal(
+        evaluate(decode(encode(found)), examples), evaluate(found, examples)
+    )
 
 
 @some
