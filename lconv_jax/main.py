@@ -3,12 +3,9 @@
 With several processes each runs this command; docs/devices.md says how they find together.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -44,42 +41,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     workdir: str = flags.FLAGS.workdir
     logging.set_verbosity(logging.WARNING)
-    with errors_in_a_line():
+    with train.errors_in_a_line():
         processes = _ADDRESS.value, _PROCESSES.value, _PROCESS.value
         distributed.initialize(*processes, detect=_DISTRIBUTED.value, timeout=_TIMEOUT.value)
         cache.enable(CACHE.value)
         summary = train.train_and_evaluate(CONFIG.value, workdir)
     if distributed.is_first():
         print(report(summary, workdir))
-
-
-@contextlib.contextmanager
-def errors_in_a_line() -> Iterator[None]:
-    """Ends the program with one line for what a user can mend, and with a status that tells."""
-    try:
-        yield
-    except train.Stopped as stopped:
-        if distributed.is_first():
-            print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except (ValueError, train.TrainingError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        print(
-            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
-            "same command continues the run",
-            file=sys.stderr,
-        )
-        distributed.leave(1)
-    except jax.errors.JaxRuntimeError as error:
-        if not distributed.is_lost(error):
-            raise
-        print(
-            f"error: another process is gone ({str(error).splitlines()[0][:200]})\nwhat was saved "
-            "is kept; the same commands, for all processes, continue the run",
-            file=sys.stderr,
-        )
-        distributed.leave(1)
 
 
 def report(summary: dict[str, Any], workdir: str) -> str:

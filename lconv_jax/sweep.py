@@ -357,7 +357,7 @@ def main(argv: list[str]) -> None:
         for key, value in config_flags.get_override_values(flag).items()
     ]
     cache.enable(main_lib.CACHE.value)
-    with main_lib.errors_in_a_line():
+    with train.errors_in_a_line():
         result = run(
             main_lib.CONFIG.value,
             flags.FLAGS.workdir,

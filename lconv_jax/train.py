@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -385,3 +386,32 @@ def deferred_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Ends the program with one line for what a user can mend, and with a status that tells."""
+    try:
+        yield
+    except Stopped as stopped:
+        if distributed.is_first():
+            print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.signum)
+    except (ValueError, TrainingError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        print(
+            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
+            "same command continues the run",
+            file=sys.stderr,
+        )
+        distributed.leave(1)
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        print(
+            f"error: another process is gone ({str(error).splitlines()[0][:200]})\nwhat was saved "
+            "is kept; the same commands, for all processes, continue the run",
+            file=sys.stderr,
+        )
+        distributed.leave(1)

@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, options
+from lconv_jax.data.records import DataError
 
 DEFAULTS: dict[str, Any] = {
     "kind": "local",
@@ -130,6 +131,13 @@ def teacher(name: str) -> Teacher:
     scores = hidden.score(signals)
     threshold = float(np.median(scores))
     margin = float(np.quantile(np.abs(scores - threshold), found["margin"]))
+    # Units that are off for many signals, or cancel, leave many scores equal to the median.
+    if (found["margin"] and not margin) or not (scores > threshold).any():
+        equal = np.mean(scores == threshold)
+        raise DataError(
+            f"data.name = {name!r}: {equal:.0%} of the signals have the median score, and no clear "
+            "label; raise units or window, or margin above that share, or take another seed"
+        )
     return hidden._replace(threshold=threshold, margin=margin if found["margin"] else 0.0)
 
 

@@ -212,7 +212,7 @@ def main(argv: list[str]) -> None:
             sys.exit(f"{run_dir} holds no run: --group=epochs makes it, for the second figure")
         draw_epochs(run_dir, os.path.join(options.figures, "bits_against_epoch.png"))
         return
-    try:
+    with train.errors_in_a_line():
         if options.group == "epochs":
             config = get_config("mdl/sfc", log__describe_every_epochs=1, **where)
             train.train_and_evaluate(config, os.path.join(options.runs_dir, "sfc-epochs"))
@@ -229,10 +229,6 @@ def main(argv: list[str]) -> None:
                 print(name, flush=True)
                 result = run_one(config, os.path.join(options.runs_dir, name))
                 write_atomically(kept, json.dumps(made_by | result, indent=1) + "\n")
-    except train.Stopped as stopped:
-        sys.exit(str(stopped))
-    except (ValueError, OSError, train.TrainingError) as error:
-        sys.exit(f"error: {error}")
     print(table(load_results(options.results)))
 
 

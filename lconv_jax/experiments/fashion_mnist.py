@@ -15,7 +15,6 @@ from the run directories of the others. Run it from the root of a clone: it read
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,17 +134,15 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if options.group == "draw":
-        draw(options.runs_dir, options.figures)
-        return
-    try:
+    with train.errors_in_a_line():
+        if options.group == "draw":
+            draw(options.runs_dir, options.figures)
+            return
         results = run_all(
             configs(options.group, options.data_dir),
             options.runs_dir,
             options.results,
         )
-    except train.Stopped as stopped:
-        sys.exit(str(stopped))
     print(table(results))
     if options.group == "seeds":
         print(over_seeds(results))

@@ -128,17 +128,19 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     if options.group == "draw":
+        drawn = False
         for group, sources in SOURCES.items():
             names = [f"{source}, {method}, seed 0" for source in sources for method in OPTIMIZERS]
             if all(os.path.isdir(os.path.join(options.runs_dir, name)) for name in names):
                 draw(options.runs_dir, options.figures, group)
+                drawn = True
+        if not drawn:
+            sys.exit(f"error: {options.runs_dir} has no whole group of runs; train one first")
         return
-    try:
+    with train.errors_in_a_line():
         results = run_all(configs(options.group, options.seeds), options.runs_dir, options.results)
-    except train.Stopped as stopped:
-        sys.exit(str(stopped))
-    twins = {name: name.replace("sgd", "beta_lasso") for name in results}
-    add_localisation(results, twins, options.runs_dir, options.results, periodic=True)
+        twins = {name: name.replace("sgd", "beta_lasso") for name in results}
+        add_localisation(results, twins, options.runs_dir, options.results, periodic=True)
     print(table(results))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -222,14 +221,12 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    if options.group == "draw":
-        draw(options.runs_dir, options.figures)
-        return
     seeds = range(options.seeds)
-    try:
+    with train.errors_in_a_line():
+        if options.group == "draw":
+            draw(options.runs_dir, options.figures)
+            return
         results = run(seeds, options.runs_dir, options.results)
-    except train.Stopped as stopped:
-        sys.exit(str(stopped))
     print(table(results, seeds))
 
 

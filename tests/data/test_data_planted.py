@@ -152,6 +152,11 @@ def test_importing_data_does_not_import_it():
         ("examples=3", "examples = 3 must be even"),
         ("seed=-1", "seed = -1 must be"),
         ("width=3", "not an option of planted"),
+        # Both units are off for a quarter of the signals: more than the margin leaves out.
+        ("units=2", "25% of the signals have the median score"),
+        # One input a unit, the same, with the signs + and −: the label would be constant.
+        ("kind=conv,window=1,units=2,length=8,seed=9", "100% of the signals have the median"),
+        ("kind=conv,window=1,units=2,length=8,seed=9,margin=0", "100% of the signals"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(options, says):
