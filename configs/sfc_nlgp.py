@@ -5,8 +5,8 @@
 SGD instead: --config=configs/sfc_nlgp.py:sgd
 Its Gaussian clone, or images: --config.data.name=gp, nlgp_2d, gp_2d
 
-On two cores of an AMD EPYC: 7 to 10 seconds; five seeds: test accuracy 90.2 % ± 0.6 % with 8 of 40
-weights a unit in the first layer; SGD 89.3 % ± 0.7 % (docs/other_data.md).
+On two cores of an AMD EPYC: 7 to 10 seconds; five seeds: test accuracy 90.3 % ± 0.7 % with 8 of 40
+weights a unit in the first layer; SGD 89.4 % ± 0.6 % (docs/other_data.md).
 """
 
 from lconv_jax import config as config_lib

@@ -10,7 +10,6 @@ of s_fc as it trains; `draw` makes the figures. Run it from the root of a clone:
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -22,9 +21,8 @@ from absl import app, flags, logging
 from lconv_jax import analysis, certify, mdl, metrics, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import code_lengths, describe, load_run
-from lconv_jax.experiments.runs import get_config
+from lconv_jax.experiments.runs import get_config, read_kept, write_kept
 from lconv_jax.mdl.network import count_errors
-from lconv_jax.metrics import write_atomically
 from lconv_jax.shorten import shorten
 from lconv_jax.workdir import read_config, read_summary
 
@@ -106,22 +104,12 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def is_kept(path: str, made_by: Mapping[str, Any]) -> bool:
-    """Whether a result is there that this configuration and this method have made."""
-    if not os.path.exists(path):
-        return False
-    with open(path, encoding="utf-8") as file:
-        kept = json.load(file)
-    return all(kept.get(name) == value for name, value in made_by.items())
-
-
 def load_results(folder: str) -> dict[str, dict[str, Any]]:
     """The kept results, by run."""
     results = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if name.endswith(".json"):
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                results[name.removesuffix(".json")] = json.load(file)
+            results[name.removesuffix(".json")] = read_kept(os.path.join(folder, name))
     return results
 
 
@@ -217,18 +205,17 @@ def main(argv: list[str]) -> None:
             config = get_config("mdl/sfc", log__describe_every_epochs=1, **where)
             train.train_and_evaluate(config, os.path.join(options.runs_dir, "sfc-epochs"))
             return
-        os.makedirs(options.results, exist_ok=True)
         for seed in range(options.seeds):
             for model in options.models:
                 name = f"{model}-seed{seed}"
                 kept = os.path.join(options.results, f"{name}.json")
                 config = get_config(f"mdl/{model}", seed=seed, **where)
                 made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
-                if is_kept(kept, made_by):
+                if made_by.items() <= read_kept(kept).items():
                     continue
                 print(name, flush=True)
                 result = run_one(config, os.path.join(options.runs_dir, name))
-                write_atomically(kept, json.dumps(made_by | result, indent=1) + "\n")
+                write_kept(kept, made_by | result)
     print(table(load_results(options.results)))
 
 

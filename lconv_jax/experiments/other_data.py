@@ -15,7 +15,6 @@ learned fields from the run directories. Run it from the root of a clone: it rea
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -32,11 +31,12 @@ from lconv_jax.experiments.runs import (
     add_localisation,
     first_kernel,
     get_config,
+    read_kept,
     run_all,
     spread,
     with_overrides,
+    write_kept,
 )
-from lconv_jax.metrics import write_atomically
 
 
 class Set(NamedTuple):
@@ -130,7 +130,7 @@ def choose(name: str, data_dir: str, runs_dir: str, file: str) -> dict[str, dict
     Of spoken digits voices are held out, as those for testing are others, too. The accuracy of each
     setting is returned beside the best, and kept in `file`; what it has is not repeated.
     """
-    kept = _read(file)
+    kept = read_kept(file)
     for run, config in _to_choose(name, data_dir).items():
         made_of = _made_of(name, config)
         if made_of.items() <= kept.get(run, {}).items():
@@ -148,13 +148,12 @@ def choose(name: str, data_dir: str, runs_dir: str, file: str) -> dict[str, dict
         _run([*command, f"--workdir={folder}"])
         settings = [
             {"changes": setting["changes"], by: setting[by]["mean"]}
-            for setting in _read(os.path.join(folder, "sweep.json"))["settings"]
+            for setting in read_kept(os.path.join(folder, "sweep.json"))["settings"]
         ]
         # Of equals the strongest penalty, which comes last; None: it diverged.
         best = max(reversed(settings), key=lambda setting: setting[by] or 0)
         kept[run] = made_of | {"changes": best["changes"], "settings": settings}
-        os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-        write_atomically(file, json.dumps(kept, indent=1) + "\n")
+        write_kept(file, kept)
     return kept
 
 
@@ -209,14 +208,6 @@ def _run(command: Sequence[str]) -> None:
         sys.exit("stopped; the same command goes on from here")
     if process.returncode:
         sys.exit(process.returncode)  # it has said why
-
-
-def _read(file: str) -> dict[str, Any]:
-    """What a JSON file holds; nothing if it is not there."""
-    if not os.path.exists(file):
-        return {}
-    with open(file, encoding="utf-8") as stored:
-        return json.load(stored)
 
 
 def table(kept: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -328,7 +319,7 @@ def main(argv: list[str]) -> None:
         if not options.table:
             runs = {}
             for name in names:
-                chosen = _read(settings[name])
+                chosen = read_kept(settings[name])
                 check_chosen(name, chosen)
                 runs[name] = configs(name, options.seeds, options.data_dir, chosen)
                 # What is missing is said before hours of training.
@@ -340,7 +331,7 @@ def main(argv: list[str]) -> None:
                 results = run_all(runs[name], folder, files[name])
                 twins = {run: run.replace("SGD", "β-lasso") for run in results if "s_fc" in run}
                 add_localisation(results, twins, folder, files[name], periodic=SETS[name].ring)
-        print(table({name: found for name in names if (found := _read(files[name]))}))
+        print(table({name: found for name in names if (found := read_kept(files[name]))}))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ it from the root of a clone: it reads configs/.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +21,14 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, distributed, programs, train
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
-from lconv_jax.experiments.runs import get_config, run_all, spread, with_overrides
-from lconv_jax.metrics import write_atomically
+from lconv_jax.experiments.runs import (
+    get_config,
+    read_kept,
+    run_all,
+    spread,
+    with_overrides,
+    write_kept,
+)
 from lconv_jax.workdir import CHECKPOINTS, read_config
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}
@@ -103,10 +108,7 @@ def run(seeds: Sequence[int], runs_dir: str, results_file: str) -> dict[str, dic
         found = run_all({name: config}, runs_dir, results_file)[name]
         if "recovery" not in found:
             found["recovery"] = measure(os.path.join(runs_dir, name))
-            with open(results_file, encoding="utf-8") as file:
-                kept = json.load(file)
-            kept[name] = found
-            write_atomically(results_file, json.dumps(kept, indent=1) + "\n")
+            write_kept(results_file, read_kept(results_file) | {name: found})
         results[name] = found
     return results
 

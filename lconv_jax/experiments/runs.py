@@ -39,6 +39,20 @@ def get_config(name: str, *arguments: str, **overrides: Any) -> Any:
     return with_overrides(config, {key.replace("__", "."): v for key, v in overrides.items()})
 
 
+def read_kept(file: str) -> dict[str, Any]:
+    """The results that a file keeps; none if it is not there."""
+    if not os.path.exists(file):
+        return {}
+    with open(file, encoding="utf-8") as stored:
+        return json.load(stored)
+
+
+def write_kept(file: str, results: Mapping[str, Any]) -> None:
+    """Keeps results in a file, whose folder is made if need be."""
+    os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
+    write_atomically(file, json.dumps(results, indent=1) + "\n")
+
+
 def run_all(
     configs: Mapping[str, Any], runs_dir: str, results_file: str
 ) -> dict[str, dict[str, Any]]:
@@ -47,10 +61,7 @@ def run_all(
     A run whose result the file holds, for the same configuration, is not repeated; one that was
     stopped is continued. Results of other names in the file are left as they are.
     """
-    results: dict[str, dict[str, Any]] = {}
-    if os.path.exists(results_file):
-        with open(results_file, encoding="utf-8") as file:
-            results = json.load(file)
+    results = read_kept(results_file)
     for name, config in configs.items():
         digest = config_lib.digest(config)
         if results.get(name, {}).get("config_sha256") == digest:
@@ -66,8 +77,7 @@ def run_all(
         # The first layer's locality is there where that layer is dense.
         kept = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
         results[name] = {"config": changed, "config_sha256": digest, **kept}
-        os.makedirs(os.path.dirname(os.path.abspath(results_file)), exist_ok=True)
-        write_atomically(results_file, json.dumps(results, indent=1) + "\n")
+        write_kept(results_file, results)
     return {name: results[name] for name in configs}
 
 
@@ -89,8 +99,7 @@ def add_localisation(
       results_file: what `run_all` wrote.
       periodic: whether the inputs lie on a ring or torus.
     """
-    with open(results_file, encoding="utf-8") as file:
-        kept = json.load(file)
+    kept = read_kept(results_file)
     for name, sparse in twins.items():
         result, twin = results[name], results[sparse]
         made_of = [result["config_sha256"], twin["config_sha256"]]
@@ -107,7 +116,7 @@ def add_localisation(
             | {"weights": np.count_nonzero(each) / kernel.shape[1]}
             for key, each in kernels.items()
         }
-        write_atomically(results_file, json.dumps(kept | dict(results), indent=1) + "\n")
+        write_kept(results_file, kept | dict(results))
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
