@@ -12,19 +12,31 @@ FILL = 128
 
 
 def apply(
-    name: str, image: np.ndarray, level: float, place: tuple[float, float] = (0, 0)
+    name: str,
+    image: np.ndarray,
+    level: float,
+    place: tuple[float, float] = (0, 0),
+    fill: int | tuple[int, ...] = FILL,
 ) -> np.ndarray:
     """The operation on one uint8 image [H, W, C], C = 1 or 3, of the same shape and type."""
     channels = image.shape[-1]
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    return np.asarray(on_picture(name, picture, level, place)).reshape(image.shape)
+    return np.asarray(on_picture(name, picture, level, place, fill)).reshape(image.shape)
 
 
 def on_picture(
-    name: str, picture: Image.Image, level: float, place: tuple[float, float] = (0, 0)
+    name: str,
+    picture: Image.Image,
+    level: float,
+    place: tuple[float, float] = (0, 0),
+    fill: int | tuple[int, ...] = FILL,
 ) -> Image.Image:
-    """The operation on one picture, grey or RGB; `place` is the centre of cutout's square."""
-    fill = FILL if picture.mode == "L" else (FILL,) * 3
+    """The operation on one picture, grey or RGB; `place` is the centre of cutout's square.
+
+    `fill` is what geometry brings in from outside, or the colour of cutout's square.
+    """
+    if picture.mode == "RGB" and isinstance(fill, int):
+        fill = (fill,) * 3
     affine = {
         "shear_x": (1, level, 0, 0, 1, 0),
         "shear_y": (1, 0, 0, level, 1, 0),

@@ -19,6 +19,7 @@ def augment(
     crop: int = 0,
     flip: bool = False,
     cutout: int = 0,
+    cutout_fill: int = 0,
 ) -> jax.Array:
     """Shifts, mirrors and cuts each image of a batch at random; pure, and usable inside `jit`.
 
@@ -29,19 +30,26 @@ def augment(
         come in; the same as a random crop from an image padded by `crop`.
       flip: each image is mirrored left-right with probability 1/2, before it is shifted.
       cutout: if not 0, a square of this side (an interval, for signals) around a uniformly drawn
-        pixel is set to zero, as far as it lies in the image. DeVries and Taylor, "Improved
-        Regularization of Convolutional Neural Networks with Cutout", 2017.
+        pixel is set to `cutout_fill`, as far as it lies in the image. DeVries and Taylor,
+        "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
+      cutout_fill: the grey level of that square, 0 … 255; 0 where images are not uint8.
 
     Returns:
       An array of the same shape and type.
 
     Raises:
-      DataError: a shift or square that does not fit the images, or a flip of signals.
+      DataError: a shift or square that does not fit the images, a flip of signals, or a grey level
+        for floating-point images.
     """
     shape = images_BxHxWxC.shape
     if len(shape) not in (3, 4):
         raise dataset.DataError(f"images of shape {shape}: [B, H, W, C] or [B, L, C] is accepted")
     _check(shape, crop, flip, cutout)
+    if cutout_fill and images_BxHxWxC.dtype != jnp.uint8:
+        raise dataset.DataError(
+            f"data.cutout_fill = {cutout_fill}: a grey level of uint8 images, and these are "
+            f"{images_BxHxWxC.dtype.name}; leave it at 0"
+        )
     if not (crop or flip or cutout):
         return images_BxHxWxC
     # A signal is an image one pixel high that is never shifted up or down.
@@ -67,6 +75,7 @@ def augment(
     mirrored = jnp.where(draws[2] >> 31, W - 1 - column, column) if flip else column
     from_column = mirrored + _uniform(draws[1], 2 * crop + 1) - crop
     inside = (from_row >= 0) & (from_row < H) & (from_column >= 0) & (from_column < W)
+    outside = jnp.zeros((), images_BxHxWxC.dtype)
     if cutout:
         top = _uniform(draws[3], H) - cutout_rows // 2
         left = _uniform(draws[4], W) - cutout // 2
@@ -74,9 +83,11 @@ def augment(
         if cutout_rows:
             cut &= (row >= top) & (row < top + cutout_rows)
         inside &= ~cut
+        if cutout_fill:
+            outside = jnp.where(cut, jnp.asarray(cutout_fill, outside.dtype), outside)
     index = from_row * (W * C) + from_column * C + channel
     pixels = jnp.take_along_axis(images_BxHxWxC.reshape(B, -1), index, axis=1, mode="clip")
-    return jnp.where(inside, pixels, jnp.zeros((), pixels.dtype)).reshape(shape)
+    return jnp.where(inside, pixels, outside).reshape(shape)
 
 
 def normalize(images: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data", 2019, Table 6, are Pillow's
 operations of these names. Each function here takes uint8 images [B, H, W, C], C = 1 or 3, and,
 where the operation has a level, one for each image in Pillow's own unit. Geometry takes the nearest
-pixel, in Pillow's 16.16 fixed-point arithmetic, and fills what comes from outside with FILL.
+pixel, in Pillow's 16.16 fixed-point arithmetic, and fills what comes from outside with a constant.
 
 `apply` does one operation on each image, a different one if need be, in one pass whatever they are:
 a gather with each image's affine map; a blend b + α (x − o), which color, brightness, contrast,
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,15 @@ import numpy as np
 
 from lconv_jax.data.records import DataError
 
-FILL = 128
+
+class Fill(NamedTuple):
+    """Grey levels, one for each channel or one for all, of what an image does not have."""
+
+    outside: tuple[int, ...] = (128,)  # what geometry brings in from outside
+    cutout: tuple[int, ...] = (128,)  # the square of cutout
+
+
+GREY = Fill()
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "cutout")
 NAMES = (
     *GEOMETRIC,
@@ -36,6 +44,8 @@ NO_LEVEL = frozenset({"auto_contrast", "invert", "equalize"})
 # Pillow's, of ITU-R 601-2, in units of 2⁻¹⁶.
 _LUMA = (19595, 38470, 7471)
 _ONE = 1 << 16
+# In the place of a pixel's index.
+_OUTSIDE, _CUT = -1, -2
 
 
 def shear_x(images: jax.Array, level: jax.Array) -> jax.Array:
@@ -109,7 +119,7 @@ def sharpness(images: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def cutout(images: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
-    """A square about `level` pixels wide, clipped at the border, set to FILL.
+    """A square about `level` pixels wide, clipped at the border, set to 128.
 
     `place` [B, 2] in [0, 1) is its centre, (x / W, y / H). The square is the one that Fast
     AutoAugment draws by `ImageDraw.rectangle`: from ⌊c − level / 2⌋, at least 0, through
@@ -153,6 +163,7 @@ def apply(
     level_TxB: jax.Array,
     place_TxBx2: jax.Array,
     names: Collection[str] = NAMES,
+    fill: Fill = GREY,
 ) -> jax.Array:
     """T operations on each image, one after the other.
 
@@ -162,13 +173,15 @@ def apply(
       level_TxB: float32, as the operation takes it.
       place_TxBx2: float32 in [0, 1), of which cutout takes its centre.
       names: the operations that occur; what only others need is left out of the program.
+      fill: grey levels of what comes from outside, and of cutout's square.
 
     Returns:
       The planes of the same shape.
     """
+    move = functools.partial(_move, fill=fill)
     stages = [
         functools.partial(stage, names=frozenset(names) & group)
-        for stage, group in ((_move, _MOVED), (_blend, _BLENDED), (_equalize, {"equalize"}))
+        for stage, group in ((move, _MOVED), (_blend, _BLENDED), (_equalize, {"equalize"}))
         if not group.isdisjoint(names)
     ]
     drawn = operation_TxB, level_TxB, place_TxBx2
@@ -209,9 +222,14 @@ def _alone(
 
 
 def _move(
-    planes: jax.Array, operation: jax.Array, level: jax.Array, place: jax.Array, names: frozenset
+    planes: jax.Array,
+    operation: jax.Array,
+    level: jax.Array,
+    place: jax.Array,
+    names: frozenset,
+    fill: Fill,
 ) -> jax.Array:
-    """The geometric operations: one gather through each image's affine map, and FILL."""
+    """The geometric operations: one gather through each image's affine map, and the fill."""
     B, C, H, W = planes.shape
 
     def level_of(name: str) -> jax.Array:
@@ -235,6 +253,7 @@ def _move(
     from_x = (x0 + xx * x + xy * y) >> 16
     from_y = (y0 + yx * x + yy * y) >> 16
     inside = (from_x >= 0) & (from_x < W) & (from_y >= 0) & (from_y < H)
+    index = jnp.where(inside, from_y * W + from_x, _OUTSIDE)
     if "cutout" in names:
         size = level_of("cutout")[:, None]
         left, top = (
@@ -242,10 +261,20 @@ def _move(
             for axis, side in ((0, W), (1, H))
         )
         cut = (x >= left) & (x <= jnp.floor(left + size)) & (size > 0)
-        inside &= ~(cut & (y >= top) & (y <= jnp.floor(top + size)))
-    index = jnp.where(inside, from_y * W + from_x, -1)[:, None]
+        index = jnp.where(cut & (y >= top) & (y <= jnp.floor(top + size)), _CUT, index)
+    index = index[:, None]
     moved = jnp.take_along_axis(planes.reshape(B, C, -1), index, axis=2, mode="clip")
-    return jnp.where(index >= 0, moved, jnp.uint8(FILL)).reshape(planes.shape)
+    moved = jnp.where(index == _OUTSIDE, _levels(fill.outside, C), moved)
+    if "cutout" in names:
+        moved = jnp.where(index == _CUT, _levels(fill.cutout, C), moved)
+    return moved.reshape(planes.shape)
+
+
+def _levels(colour: tuple[int, ...], channels: int) -> np.ndarray:
+    """Grey levels uint8 [channels, 1]; a colour for one channel becomes grey as Pillow does it."""
+    if channels == 1 and len(colour) == 3:
+        colour = ((np.dot(colour, _LUMA) + _ONE // 2) >> 16,)
+    return np.broadcast_to(np.asarray(colour, np.uint8)[:, None], (channels, 1))
 
 
 def _fixed(value: jax.Array) -> jax.Array:

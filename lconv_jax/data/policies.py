@@ -6,7 +6,8 @@ one after the other, each with its own probability and level. `config.data.augme
 * "autoaugment", "autoaugment_svhn": AutoAugment's, found on CIFAR-10 and on SVHN;
 * "randaugment:N,M": N operations at strength M, 0 … 30;
 * "trivialaugment": one operation at any strength (the Wide variant);
-* "fast_autoaugment:FILE.json": sub-policies as Fast AutoAugment publishes them;
+* "fast_autoaugment_cifar10", "…_svhn", "…_imagenet": Fast AutoAugment's, as published;
+* "fast_autoaugment:FILE.json": sub-policies in that form;
 * "policy:FILE.json": your own, with levels in the operations' units.
 
 In the place of a file there may be its contents, JSON that starts with "[" (see `resolve`).
@@ -28,10 +29,15 @@ from lconv_jax.data import operations, policy_sources
 from lconv_jax.data.policy_sources import Step, SubPolicies
 from lconv_jax.data.records import DataError
 
-_FILES = ("fast_autoaugment", "policy")
+# The kinds of file, and what their operations fill with: Fast AutoAugment's as in its own code.
+_FILLS = {
+    "fast_autoaugment": operations.Fill(outside=(0,), cutout=(125, 123, 114)),
+    "policy": operations.GREY,
+}
+_PUBLISHED = tuple(f"fast_autoaugment_{name}" for name in policy_sources.PUBLISHED)
 ACCEPTED = (
-    "autoaugment, autoaugment_svhn, randaugment:N,M, trivialaugment, fast_autoaugment:FILE.json or "
-    "policy:FILE.json"
+    f"autoaugment, autoaugment_svhn, {', '.join(_PUBLISHED)}, randaugment:N,M, trivialaugment, "
+    "fast_autoaugment:FILE.json or policy:FILE.json"
 )
 _MOST_OPERATIONS = 16
 # Levels of a policy of one's own: the range that is accepted, and whether a sign is drawn.
@@ -51,6 +57,7 @@ class Policy(NamedTuple):
 
     sub_policies: SubPolicies
     repeats: int = 1
+    fill: operations.Fill = operations.GREY
 
     @property
     def names(self) -> frozenset[str]:
@@ -76,8 +83,13 @@ def load(name: str) -> Policy:
       DataError: an unknown name; a file that is missing or at fault, with the sub-policy at fault.
     """
     base, _, rest = name.partition(":")
-    if base in _FILES and rest:
-        return Policy(_read(base, *_parse(base, rest)))
+    if name in _PUBLISHED:
+        text = policy_sources.published(name.removeprefix("fast_autoaugment_"))
+        return Policy(
+            _read("fast_autoaugment", name, json.loads(text)), fill=_FILLS["fast_autoaugment"]
+        )
+    if base in _FILLS and rest:
+        return Policy(_read(base, *_parse(base, rest)), fill=_FILLS[base])
     if base == "randaugment" and rest:
         return _randaugment(name, rest)
     if name == "trivialaugment":
@@ -98,7 +110,7 @@ def resolve(name: str) -> str:
       DataError: as `load` does, of a policy with a file.
     """
     base, _, rest = name.partition(":")
-    if base not in _FILES or not rest:
+    if base not in _FILLS or not rest:
         return name
     where, parsed = _parse(base, rest)
     _read(base, where, parsed)
@@ -122,7 +134,7 @@ def augment(key: jax.Array, images_BxHxWxC: jax.Array, policy: Policy) -> jax.Ar
     shape = images_BxHxWxC.shape
     operations.check(shape, images_BxHxWxC.dtype, "data.augment")
     planes = operations.to_planes(images_BxHxWxC)
-    planes = operations.apply(planes, *draw(key, shape, policy), policy.names)
+    planes = operations.apply(planes, *draw(key, shape, policy), policy.names, policy.fill)
     return operations.from_planes(planes)
 
 

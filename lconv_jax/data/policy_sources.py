@@ -6,6 +6,7 @@ A policy is a list of sub-policies, each a sequence of `Step`s. Levels are in th
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
@@ -97,6 +98,8 @@ _WIDE_END = {
 _RANDAUGMENT = tuple(name for name in operations.NAMES if name not in ("invert", "cutout"))
 RANDAUGMENT_BINS = 31
 
+# What the policies that Fast AutoAugment publishes were found on.
+PUBLISHED = ("cifar10", "svhn", "imagenet")
 # Of Fast AutoAugment: the ends of an operation's range, and whether a sign is drawn.
 FAST_AUTOAUGMENT = {
     "ShearX": ("shear_x", -0.3, 0.3, True),
@@ -180,6 +183,12 @@ def trivialaugment() -> SubPolicies:
         for name in _RANDAUGMENT
         for strength in np.linspace(0, 1, RANDAUGMENT_BINS).tolist()
     ]
+
+
+def published(name: str) -> str:
+    """One of Fast AutoAugment's published policies, as JSON: `name` is one of PUBLISHED."""
+    folder = resources.files("lconv_jax.data") / "fast_autoaugment"
+    return (folder / f"{name}.json").read_text("utf-8")
 
 
 def fast_autoaugment_step(operation: str, probability: float, level: float) -> Step:

@@ -166,3 +166,15 @@ def test_normalize_is_a_constant_scale():
     np.testing.assert_allclose(scaled, expected, rtol=0, atol=1e-6)
     as_float = np.random.default_rng(0).normal(size=(2, 3, 3, 1)).astype(np.float32)
     np.testing.assert_array_equal(data.normalize(jnp.asarray(as_float)), as_float)
+
+
+def test_cutout_is_filled_with_its_grey_level_and_nothing_else_is():
+    images = np.full((64, 9, 9, 1), 200, np.uint8)
+    key = jax.random.key(0)
+    results = np.asarray(data.augment(key, images, crop=2, cutout=3, cutout_fill=128))
+    black = np.asarray(data.augment(key, images, crop=2, cutout=3))
+    assert set(np.unique(results)) == {0, 128, 200}
+    assert (np.where(results == 128, 0, results) == black).all()
+    assert {int((image == 128).sum()) for image in results} <= {4, 6, 9}
+    with pytest.raises(data.DataError, match=r"data\.cutout_fill = 128: .* these are float32"):
+        data.augment(key, images.astype(np.float32), cutout=3, cutout_fill=128)

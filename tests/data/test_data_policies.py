@@ -37,6 +37,12 @@ def write(folder, content, name="policy.json"):
     return path
 
 
+@pytest.fixture(scope="module")
+def images():
+    noise = np.random.default_rng(0).integers(0, 256, (64, *SHAPE))
+    return (noise.cumsum(1) // (1 + np.arange(SHAPE[0])[:, None, None])).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("table", "sha256"),
     [
@@ -89,6 +95,59 @@ def test_fast_autoaugment_s_levels_are_spread_over_its_ranges(tmp_path):
         policy_sources.Step("posterize", 1.0, pytest.approx(5.2)),
         policy_sources.Step("cutout", 0.7, pytest.approx(0.2)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sub_policies", "sha256"),
+    [
+        # Of the files as they were taken from the authors' repository.
+        ("cifar10", 493, "1784766ba9150a9b"),
+        ("svhn", 497, "5e705bb0c3a16f6e"),
+        ("imagenet", 498, "93d0e6451516b467"),
+    ],
+)
+def test_the_published_fast_autoaugment_policies_are_whole(name, sub_policies, sha256):
+    assert hashlib.sha256(policy_sources.published(name).encode()).hexdigest()[:16] == sha256
+    policy = policies.load(f"fast_autoaugment_{name}")
+    assert len(policy.sub_policies) == sub_policies
+    assert {len(steps) for steps in policy.sub_policies} == {2}
+    # As a name they are what they are as a file.
+    assert policy == policies.load(f"fast_autoaugment:{policy_sources.published(name)}")
+
+
+# The ranges of the authors' code, in the units of the Pillow operation that it calls.
+@pytest.mark.parametrize(
+    ("published", "operation", "low", "high"),
+    [
+        *((f"Shear{axis}", f"shear_{axis.lower()}", -0.3, 0.3) for axis in "XY"),
+        *((f"Translate{axis}", f"translate_{axis.lower()}", -0.45, 0.45) for axis in "XY"),
+        ("Rotate", "rotate", -30, 30),
+        ("Solarize", "solarize", 0, 256),
+        ("Posterize", "posterize", 4, 8),
+        *((name, name.lower(), 0.1, 1.9) for name in ("Contrast", "Color", "Brightness")),
+        ("Sharpness", "sharpness", 0.1, 1.9),
+        ("Cutout", "cutout", 0, 0.2),
+    ],
+)
+def test_the_ranges_of_fast_autoaugment_give_what_pillow_gives(
+    published, operation, low, high, images
+):
+    side = {"translate_x": SHAPE[1], "translate_y": SHAPE[0], "cutout": SHAPE[1]}.get(operation, 1)
+    fill = (125, 123, 114) if operation == "cutout" else 0
+    for share in (0.0, 0.3, 1.0):
+        policy = policies.load("fast_autoaugment:" + json.dumps([[[published, 1, share]]]))
+        results = np.asarray(policies.augment(jax.random.key(3), images, policy))
+        _, _, places = draw(3, images.shape, policy)
+        value = (low + share * (high - low)) * side
+        equal = 0.0
+        for image, result, place in zip(images, results, places[0], strict=True):
+            # A sign is drawn where the range has one.
+            wanted = [
+                pillow_operations.apply(operation, image, sign * value, tuple(place), fill)
+                for sign in ((1, -1) if low < 0 else (1,))
+            ]
+            equal += max((abs(result.astype(int) - each) <= 1).mean() for each in wanted)
+        assert equal / len(images) > 0.99
 
 
 def test_levels_of_sides_become_pixels(tmp_path):
@@ -164,30 +223,26 @@ def test_the_two_operations_of_a_sub_policy_are_drawn_independently_but_together
     assert pairs == {("invert", "equalize"), ("solarize", "posterize")}
 
 
-@pytest.fixture(scope="module")
-def images():
-    noise = np.random.default_rng(0).integers(0, 256, (64, *SHAPE))
-    return (noise.cumsum(1) // (1 + np.arange(SHAPE[0])[:, None, None])).astype(np.uint8)
-
-
-def _by_pillow(images, drawn):
+def _by_pillow(images, drawn, fill):
     results = []
     for index, image in enumerate(images):
         for operation, level, place in zip(*(each[:, index] for each in drawn), strict=True):
             if operation >= 0:
                 name = operations.NAMES[operation]
-                image = pillow_operations.apply(name, image, float(level), tuple(place))
+                colour = fill.cutout if name == "cutout" else fill.outside
+                colour = colour * 3 if len(colour) == 1 else colour
+                image = pillow_operations.apply(name, image, float(level), tuple(place), colour)
         results.append(image)
     return np.stack(results)
 
 
-@pytest.mark.parametrize("name", ["autoaugment"])
+@pytest.mark.parametrize("name", ["autoaugment", "fast_autoaugment_cifar10"])
 def test_what_is_drawn_is_done(name, images):
     policy = policies.load(name)
     augment = jax.jit(lambda: policies.augment(jax.random.key(3), images, policy))
     results = np.asarray(augment())
     drawn = draw(3, images.shape, policy)
-    expected = _by_pillow(images, drawn)
+    expected = _by_pillow(images, drawn, policy.fill)
     # A difference of one level may be made larger by what follows it.
     assert (abs(results.astype(int) - expected) <= 1).mean() > 0.99
     assert (results != images).any((1, 2, 3)).mean() > 0.5
