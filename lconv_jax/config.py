@@ -23,6 +23,7 @@ from lconv_jax.data import policies
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
 DTYPES = ("float32", "bfloat16")
+TEST = ("always", "end", "never")
 
 
 class ConfigError(ValueError):
@@ -130,6 +131,12 @@ KEYS: dict[str, Key] = {
     ),
     "log.every_steps": Key(1, *_at_least(1), "metrics.jsonl gets every n-th training step"),
     "log.eval_every_epochs": Key(10, *_at_least(1), "evaluate every n-th epoch, and at the end"),
+    "log.test": Key(
+        "always",
+        *_one_of(TEST),
+        "evaluate the test set each time, once at the end, or never: what is chosen by validation "
+        "never needs it",
+    ),
     "log.describe_every_epochs": Key(
         0,
         *_at_least(0),

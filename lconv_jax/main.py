@@ -57,8 +57,13 @@ def report(summary: dict[str, Any], workdir: str) -> str:
         f"{name} {last[f'sparsity/{name}/nonzeros']:,} of {size:,}"
         for name, size in weights.items()
     )
+    splits = {"test": "eval", "validation": "validation"}
     lines = [
-        f"test accuracy: {last['eval/accuracy']:.4f}",
+        *(
+            f"{split} accuracy: {last[f'{name}/accuracy']:.4f}"
+            for split, name in splits.items()
+            if f"{name}/accuracy" in last
+        ),
         f"non-zero weights: {layers} (density {last['sparsity/density']:.4f})",
     ]
     units = {name.removeprefix("units/"): n for name, n in last.items() if name[:6] == "units/"}

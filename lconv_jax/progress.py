@@ -32,8 +32,9 @@ def make_progress(
 
         def show(step: int, last: Mapping[str, Any]) -> None:
             text = f"loss {last['train/loss']:.3f}  density {last['sparsity/density']:.1%}"
-            if "eval/accuracy" in last:
-                text += f"  test {last['eval/accuracy']:.2%}"
+            for split, name in {"test": "eval", "validation": "validation"}.items():
+                if f"{name}/accuracy" in last:
+                    text += f"  {split} {last[f'{name}/accuracy']:.2%}"
             bar.update(task, completed=step, epoch=step / steps_per_epoch, text=text)
 
         yield show

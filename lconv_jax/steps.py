@@ -169,8 +169,13 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
       config: of the run.
       order: takes the place of the configuration's own permutation, and may be traced.
     """
-    names = ("crop", "flip", "cutout", "cutout_fill")
-    shift = functools.partial(data.augment, **{name: config.data[name] for name in names})
+    shift = functools.partial(
+        data.augment,
+        crop=config.data.crop,
+        flip=config.data.flip,
+        cutout=config.data.cutout,
+        cutout_fill=config.data.cutout_fill,
+    )
     policy = policies.load(config.data.augment) if config.data.augment else None
     noise = config.data.noise
     seed = permutation_seed(config) if config.data.permute_first else None

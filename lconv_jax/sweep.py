@@ -273,7 +273,11 @@ def collect(
                 "directory": os.path.relpath(directory, workdir),
             }
             if summary is not None:
-                found |= {name: summary["metrics"][name] for name in COLUMNS.values()}
+                found |= {
+                    name: summary["metrics"][name]
+                    for name in COLUMNS.values()
+                    if name in summary["metrics"]
+                }
             elif (message := together.read_diverged(directory)) is not None:
                 found["diverged"] = message
             runs.append(found)

@@ -351,7 +351,8 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                     result: dict[str, Any] = {}
                     if is_due(config.log.eval_every_epochs):
                         state = take(states, lane.index)
-                        result |= evaluate(lane, state, step)
+                        due = train.due_splits(config, step == total)
+                        result |= evaluate(lane, state, step, due)
                         result["time/examples_per_second"] = rate
                         result["time/seconds"] = time.monotonic() - lane.started
                         train.write_weights(experiment, state, writer, step)
@@ -393,8 +394,8 @@ def _means(lasts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _make_evaluation(
     whole: data.Dataset, split: data.Split, test: data.Split, mesh: jax.sharding.Mesh
-) -> Callable[[_Lane, TrainState, int], dict[str, float]]:
-    """The function (lane, state, step) -> metrics, compiled once for all lanes."""
+) -> Callable[[_Lane, TrainState, int, Sequence[str]], dict[str, float]]:
+    """The function (lane, state, step, due splits) -> metrics, compiled once for all lanes."""
     # Only a permutation of the pixels is part of the compiled program.
     compiled: dict[int | None, Any] = {}
 
@@ -402,14 +403,14 @@ def _make_evaluation(
     def choose(split: data.Split, rows: jax.Array) -> data.Split:
         return jax.tree.map(lambda leaf: leaf[rows], split)
 
-    def evaluate(lane: _Lane, state: TrainState, step: int) -> dict[str, float]:
+    def evaluate(lane: _Lane, state: TrainState, step: int, due: Sequence[str]) -> dict[str, float]:
         experiment, seed = lane.experiment, lane.experiment.config.seed
         key = steps.permutation_seed(experiment.config)
         if key not in compiled:
             compiled[key] = programs.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)
         splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
-        return train.evaluate_splits(compiled[key], state, splits, seed, step)
+        return train.evaluate_splits(compiled[key], state, splits, due, seed, step)
 
     return evaluate
 

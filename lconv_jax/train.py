@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -165,7 +165,8 @@ def _train(
 
             finished = step == plan.total_steps
             if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
-                result = evaluate_splits(run_evaluation, state, splits, config.seed, step)
+                due = due_splits(config, finished)
+                result = evaluate_splits(run_evaluation, state, splits, due, config.seed, step)
                 result["time/examples_per_second"] = count * config.train.batch_size / seconds
                 result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
@@ -225,21 +226,29 @@ def write_steps(
     return lines[-1]
 
 
+def due_splits(config: Any, finished: bool) -> tuple[str, ...]:
+    """The splits that an evaluation is of: validation, and test as far as `log.test` allows."""
+    test = config.log.test == "always" or (config.log.test == "end" and finished)
+    return ("test", "validation") if test else ("validation",)
+
+
 def evaluate_splits(
     run_evaluation: Callable[..., dict[str, float]],
     state: TrainState,
     splits: Mapping[str, data.Split],
+    due: Sequence[str],
     seed: int,
     step: int,
 ) -> dict[str, float]:
-    """The metrics of the test and, where there is one, of the validation split.
+    """The metrics of those splits that are `due` and not empty: of "test" under "eval/".
 
     Raises:
       TrainingError: if a loss is not finite.
     """
     key = steps.key_for(seed, steps.STATISTICS, step)
     result: dict[str, float] = {}
-    for split, name in (("test", "eval"), ("validation", "validation")):
+    for split in due:
+        name = {"test": "eval"}.get(split, split)
         if len(splits[split].labels):
             found = run_evaluation(state, splits["train"], splits[split], key)
             if not np.isfinite(found["loss"]):

@@ -291,3 +291,22 @@ def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path)
         analysis.locality(kernel[back], (8, 8, 1), min_nonzeros=least)._asdict()
         for least in (1, 10)
     ]
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "want"),
+    [
+        ("end", 0, {"eval": 1}),
+        ("never", 100, {"validation": 3}),
+        ("end", 100, {"eval": 1, "validation": 3}),
+    ],
+)
+def test_the_test_set_is_read_as_often_as_asked(tmp_path, test, validation, want):
+    config = tiny_config.get_config()
+    config.log.test, config.data.validation = test, validation
+    train.train_and_evaluate(config, tmp_path)
+    lines = metrics.read_metrics(tmp_path)
+    times = {
+        name: len(metrics.column(lines, f"{name}/accuracy")[0]) for name in ("eval", "validation")
+    }
+    assert {name: count for name, count in times.items() if count} == want
