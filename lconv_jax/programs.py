@@ -129,6 +129,17 @@ def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]
     )
 
 
+def forward_flops(experiment: Experiment) -> float:
+    """Floating point operations of a forward pass of one batch, two for each multiply-add."""
+    model, shapes = experiment.model, experiment.state_shapes
+    size = experiment.config.train.batch_size
+    images = jax.ShapeDtypeStruct((size, *experiment.dataset.image_shape), jnp.float32)
+    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    lowered = jax.jit(functools.partial(model.apply, train=False)).lower(variables, images)
+    costs: Any = lowered.cost_analysis()
+    return costs["flops"]
+
+
 def _hidden(experiment: Experiment) -> tuple[shrink.Hidden, ...]:
     return shrink.hidden_layers(experiment.model, experiment.dataset.image_shape)
 

@@ -215,13 +215,7 @@ def worthwhile(experiment: programs.Experiment) -> int:
     """
     if jax.default_backend() != "cpu":
         return _ANY_NUMBER
-    model, shapes = experiment.model, experiment.state_shapes
-    size = experiment.config.train.batch_size
-    images = jax.ShapeDtypeStruct((size, *experiment.dataset.image_shape), jnp.float32)
-    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    lowered = jax.jit(functools.partial(model.apply, train=False)).lower(variables, images)
-    costs: Any = lowered.cost_analysis()
-    return _ANY_NUMBER if costs["flops"] < _CPU_FLOPS else 1
+    return _ANY_NUMBER if programs.forward_flops(experiment) < _CPU_FLOPS else 1
 
 
 def is_over(run: Run) -> bool:

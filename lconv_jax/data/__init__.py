@@ -75,7 +75,8 @@ def load(
           as in "nlgp:length=64,seed=3" (docs/other_data.md);
         a path that ends in ".npz", relative to `data_dir` (see `lconv_jax.data.npz`);
         any image classification set of TFDS, such as "cifar10", prepared under `data_dir` (or
-          TFDS's own default) by `python -m lconv_jax.data.prepare NAME`;
+          TFDS's own default) by `python -m lconv_jax.data.prepare NAME`; or the same set in the
+          .npz file that `data_dir` names;
         the folder of such a set's own files (with its dataset_info.json), relative to `data_dir`.
       data_dir: the folder to read from; None or "" is the source's own default.
       validation: number of training examples to hold out: as many of each class, chosen by

@@ -55,6 +55,8 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if base in MADE:
         module = importlib.import_module(f"lconv_jax.data.{MADE[base]}")
         return module.read(name, data_dir)
+    if str(data_dir or "").endswith(".npz"):
+        return npz.read_npz(pathlib.Path(data_dir or "").expanduser())._replace(name=name)
     return tfds.read_tfds(name, data_dir, ("fashion_mnist_small", "digits", *MADE))
 
 

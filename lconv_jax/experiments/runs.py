@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import runpy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
 from lconv_jax.metrics import write_atomically
 
+K = TypeVar("K", bound=Hashable)
 _KEPT = (
     "metrics",
     "weights",
@@ -54,20 +55,29 @@ def write_kept(file: str, results: Mapping[str, Any]) -> None:
 
 
 def run_all(
-    configs: Mapping[str, Any], runs_dir: str, results_file: str
-) -> dict[str, dict[str, Any]]:
-    """Runs each configuration in `runs_dir`/<name>; returns name -> result, also kept in a file.
+    configs: Mapping[K, Any],
+    runs_dir: str,
+    results_file: str,
+    measure: Callable[[str], dict[str, Any]] | None = None,
+) -> dict[K, dict[str, Any]]:
+    """Runs each configuration in `runs_dir`/<name>; returns the results, also kept in a file.
 
     A run whose result the file holds, for the same configuration, is not repeated; one that was
     stopped is continued. Results of other names in the file are left as they are.
+
+    Args:
+      configs: by what identifies a run, such as a named tuple; its `str` is the run's name.
+      runs_dir: where the run directories are.
+      results_file: JSON, by name.
+      measure: from a finished run's directory to what is kept beside the last metrics.
     """
-    results = read_kept(results_file)
-    for name, config in configs.items():
-        digest = config_lib.digest(config)
-        if results.get(name, {}).get("config_sha256") == digest:
+    for key, config in configs.items():
+        name, digest = str(key), config_lib.digest(config)
+        if read_kept(results_file).get(name, {}).get("config_sha256") == digest:
             continue
         print(name, flush=True)
-        summary = train.train_and_evaluate(config, os.path.join(runs_dir, name))
+        run_dir = os.path.join(runs_dir, name)
+        summary = train.train_and_evaluate(config, run_dir)
         base = dict(config_lib.flatten(config_lib.base_config()))
         changed = {
             key: value
@@ -76,9 +86,58 @@ def run_all(
         }
         # The first layer's locality is there where that layer is dense.
         kept = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
+        kept |= measure(run_dir) if measure else {}
+        # Read again: other runs may have been added meanwhile.
+        results = read_kept(results_file)
         results[name] = {"config": changed, "config_sha256": digest, **kept}
         write_kept(results_file, results)
-    return {name: results[name] for name in configs}
+    results = read_kept(results_file)
+    return {key: results[str(key)] for key in configs}
+
+
+def choose(
+    name: str,
+    config: Any,
+    grid: Mapping[str, Sequence[Any]],
+    folder: str,
+    file: str,
+    by: str = "validation/accuracy",
+) -> dict[str, Any]:
+    """The best setting of a grid, found by a sweep in `folder`/<name>, and kept in a file by name.
+
+    What the file has, for the same configuration and grid, is not found again.
+
+    Returns:
+      {"changes": the setting, "settings": all of them with their accuracies, and what they are
+      chosen from and by}.
+
+    Raises:
+      ValueError: no setting finished; all diverged.
+    """
+    from lconv_jax import sweep  # here, so that a table of what is kept loads no training
+
+    made_of = {
+        "config_sha256": config_lib.digest(config),
+        "grid": {key: list(values) for key, values in grid.items()},
+        "chosen by": by,
+    }
+    found = read_kept(file).get(name, {})
+    if made_of.items() <= found.items():
+        return found
+    print(f"choice of {name}", flush=True)
+    result = sweep.run(config, os.path.join(folder, name), grid)
+    settings = [
+        {"changes": setting["changes"], by: setting[by]["mean"]} for setting in result["settings"]
+    ]
+    finished = [setting for setting in settings if setting[by] is not None]
+    if not finished:
+        raise ValueError(f"{name}: every setting diverged; lower the learning rates of its grid")
+    # Of equals the strongest penalty, which comes last.
+    best = max(reversed(finished), key=lambda setting: setting[by])
+    kept = read_kept(file)
+    kept[name] = made_of | {"changes": best["changes"], "settings": settings}
+    write_kept(file, kept)
+    return kept[name]
 
 
 def add_localisation(

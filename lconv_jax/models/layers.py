@@ -25,6 +25,42 @@ def output_sides(sides: tuple[int, ...], stride: int) -> tuple[int, ...]:
     return tuple(-(-side // stride) for side in sides)
 
 
+def product(a: jax.Array, b: jax.Array, dtype: Dtype) -> jax.Array:
+    """The matrix product of a [..., M, K] and b [..., K, N], rounded to `dtype` before.
+
+    With a `dtype` of 16 bits sums and result are float32, and so are the gradients: theirs are
+    products of the same kind. Without that a weight's gradient would be rounded to 16 bits, and on
+    CPUs with instructions for bfloat16 the product would take longer than in float32 instead of
+    about half as long.
+    """
+    if jnp.finfo(dtype).bits > 16:
+        return a.astype(dtype) @ b.astype(dtype)
+    return _narrow_product(a, b, dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _narrow_product(a: jax.Array, b: jax.Array, dtype: Dtype) -> jax.Array:
+    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _forward(a: jax.Array, b: jax.Array, dtype: Dtype) -> tuple[jax.Array, Any]:
+    # What is empty has only a type, that of the gradient.
+    types = jnp.empty(0, a.dtype), jnp.empty(0, b.dtype)
+    return _narrow_product(a, b, dtype), (a.astype(dtype), b.astype(dtype), types)
+
+
+def _backward(dtype: Dtype, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b, (like_a, like_b) = kept
+    grad_a = _narrow_product(grad, b.swapaxes(-1, -2), dtype)
+    # The CPU's products in bfloat16 take no transposed first factor; XLA would convert both.
+    transposed = lax.optimization_barrier(a.swapaxes(-1, -2))
+    grad_b = _narrow_product(transposed, grad, dtype)
+    return grad_a.astype(like_a.dtype), grad_b.astype(like_b.dtype)
+
+
+_narrow_product.defvjp(_forward, _backward)
+
+
 def unfold(x: jax.Array, window: tuple[int, ...], stride: int) -> jax.Array:
     """The SAME-padded window around every output position.
 
@@ -55,7 +91,10 @@ def unfold(x: jax.Array, window: tuple[int, ...], stride: int) -> jax.Array:
 
 def unfolded_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`lax_convolve` as one matrix product, at the price of prod(window) copies of the input."""
-    return unfold(x, kernel.shape[:-2], stride) @ kernel.reshape(-1, kernel.shape[-1])
+    windows = unfold(x, kernel.shape[:-2], stride)
+    flat = windows.reshape(-1, windows.shape[-1])
+    y = product(flat, kernel.reshape(-1, kernel.shape[-1]), x.dtype).astype(x.dtype)
+    return y.reshape(*windows.shape[:-1], -1)
 
 
 def lax_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -111,10 +150,12 @@ def local_convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     # convolution, behind flax's ConvLocal, takes patches by convolution: a step of d_local on
     # 32×32×3 is 4.0 s alone and 1.1 s in a loop on the CPU, where this is 0.7 s and 0.6 s
     # (benchmarks/conv_in_loop.md).
-    y = windows.reshape(batch, -1, windows.shape[-1]).swapaxes(0, 1) @ kernel.reshape(
-        -1, windows.shape[-1], features
+    y = product(
+        windows.reshape(batch, -1, windows.shape[-1]).swapaxes(0, 1),
+        kernel.reshape(-1, windows.shape[-1], features),
+        x.dtype,
     )
-    return y.swapaxes(0, 1).reshape(batch, *sides, features)
+    return y.astype(x.dtype).swapaxes(0, 1).reshape(batch, *sides, features)
 
 
 class Conv(nn.Module):
@@ -151,9 +192,18 @@ class Conv(nn.Module):
 
 
 def dense(features: int, *, name: str, dtype: Dtype, use_bias: bool = False) -> nn.Dense:
-    """A dense layer with float32 parameters (float64 if `dtype` is) and a product in `dtype`."""
+    """A dense layer with float32 parameters (float64 if `dtype` is) and a `product` in `dtype`."""
+
+    def dot_general(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return product(x, kernel, dtype)
+
     return nn.Dense(
-        features, use_bias=use_bias, dtype=dtype, param_dtype=param_dtype(dtype), name=name
+        features,
+        use_bias=use_bias,
+        dtype=param_dtype(dtype),
+        param_dtype=param_dtype(dtype),
+        dot_general=dot_general,
+        name=name,
     )
 
 

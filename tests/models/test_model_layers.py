@@ -21,6 +21,24 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_product_in_bfloat16_rounds_its_factors_and_nothing_else(batch):
+    a, b, g = normal(0, *batch, 5, 300), normal(1, *batch, 300, 7), normal(2, *batch, 5, 7)
+
+    def rounded(array):
+        return np.asarray(array.astype(jnp.bfloat16), np.float64)
+
+    y, pull_back = jax.vjp(lambda a, b: layers.product(a, b, jnp.bfloat16), a, b)
+    grad_a, grad_b = pull_back(g)
+    assert {each.dtype for each in (y, grad_a, grad_b)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(y, rounded(a) @ rounded(b), rtol=1e-4, atol=1e-4)
+    for grad, expected in (
+        (grad_a, rounded(g) @ rounded(b).swapaxes(-1, -2)),
+        (grad_b, rounded(a).swapaxes(-1, -2) @ rounded(g)),
+    ):
+        np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=8, deadline=None)
 @given(sides=SIDES, kernel_size=st.integers(1, 5), stride=st.integers(1, 3))
 def test_every_candidate_of_the_benchmark_is_the_same_function(sides, kernel_size, stride):
