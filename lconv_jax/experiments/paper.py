@@ -131,11 +131,12 @@ PRESETS = {
                 "optimizer.weight_decay": (2e-4, 5e-4, 1e-3),
             },
             "beta_lasso": {
-                "optimizer.l1.conv": (2e-6, 5e-6, 1e-5),
-                "optimizer.l1.fc": (1e-6, 2e-6),
+                "optimizer.l1.conv": (5e-7, 1.5e-6, 5e-6),
+                "optimizer.l1.fc": (5e-7, 2e-6),
             },
         },
-        changes={"model.dtype": "float32"},
+        # Cutout besides the policy is more than nets of this size can use.
+        changes={"data.cutout": 0, "data.cutout_fill": 0},
         by_optimizer={"beta_lasso": {"optimizer.learning_rate": 1.0}},
     ),
     # To see the code run: the numbers mean nothing.
