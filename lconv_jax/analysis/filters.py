@@ -54,7 +54,8 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     """Filters side by side in a near-square grid, as an RGB image [H, W, 3].
 
     Each filter is divided by its largest magnitude. One channel: blue is negative, white zero, red
-    positive. Three channels: grey is zero. Other numbers of channels are summed to one.
+    positive. Three channels: grey is zero, and a weight adds to its colour or takes from it; white
+    lines are between the filters. Other numbers of channels are summed to one.
     """
     count, height, width, channels = filters.shape
     peak = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
@@ -68,7 +69,9 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cell = np.array([height, width]) * scale + gap
-    image = np.full((rows * cell[0] + gap, columns * cell[1] + gap, 3), 128, np.uint8)
+    image = np.full(
+        (rows * cell[0] + gap, columns * cell[1] + gap, 3), 255 if channels == 3 else 128, np.uint8
+    )
     for index, picture in enumerate(pixels):
         top, left = np.array(divmod(index, columns)) * cell + gap
         image[top : top + height * scale, left : left + width * scale] = picture
