@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from lconv_jax.optim.values import (
     at_state,
     check_params,
     check_values,
+    common_dtype,
     map_regularised,
     map_values,
 )
@@ -71,14 +72,16 @@ def beta_lasso(
       labels: which leaf has which label: a pytree of strings that is a prefix of the parameters,
         or a function from the parameters to one. It is evaluated when the update is traced and
         never stored in the state. Leaves labelled "none", or with a label that the mapping lacks,
-        take plain gradient steps. By default, for a number, all leaves of two or more dimensions
-        are regularised; for a mapping, the labels are those of :func:`layer_labels`.
+        take plain gradient steps. By default, for a number, all weights are regularised, and
+        biases and normalisation are not, by their names; for a mapping, the labels are those of
+        :func:`layer_labels`.
       momentum: μ; None for none.
       nesterov: whether the momentum is Nesterov's.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of the parts, after an
-      ``optax.TraceState`` if there is momentum.
+      ``optax.TraceState`` if there is momentum. Where a parameter's type is wider than its
+      gradient's, so is that of its update.
 
     Raises:
       ValueError: if λ or β is negative or not finite (numbers that are traced, as under
@@ -183,10 +186,21 @@ def _with_momentum(
     def init_fn(params: Any) -> Any:
         return trace.init(params), step.init(params)
 
+    def cast(tree: Any, like: Any, dtype: Callable[..., Any]) -> Any:
+        def on_leaf(leaf: Any, other: Any) -> Any:
+            if leaf is None or other is None:
+                return leaf
+            return leaf.astype(dtype(leaf, jnp.asarray(other)))
+
+        return jax.tree.map(on_leaf, tree, like, is_leaf=lambda leaf: leaf is None)
+
     def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         check_params(params)
         trace_state, step_state = state
-        updates, trace_state = trace.update(updates, trace_state, params)
+        # μm in the wider type; but the state keeps the types that it began with, as
+        # `jax.lax.scan` and `jax.lax.cond` need it.
+        wide = cast(trace_state.trace, updates, common_dtype)
+        updates, wide_state = trace.update(updates, optax.TraceState(wide), params)
         updates, new_step_state = step.update(updates, step_state, params, **extra_args)
 
         # An update of exactly −θ is the threshold's: had the step led to zero by itself, the
@@ -195,7 +209,8 @@ def _with_momentum(
             return jnp.where((update == -param) & (value > 0), 0, moment)
 
         thresholds = at_state(threshold, step_state[-1])
-        cleared = map_regularised(clear, thresholds, labels, trace_state.trace, params, updates)
-        return updates, (trace_state._replace(trace=cleared), new_step_state)
+        moments = cast(wide_state.trace, trace_state.trace, lambda _, old: old.dtype)
+        cleared = map_regularised(clear, thresholds, labels, moments, params, updates)
+        return updates, (optax.TraceState(cleared), new_step_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

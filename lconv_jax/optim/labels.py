@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 # The label of what is always left alone.
 NONE = "none"
 
-# Leaves that are no weights, whatever their number of dimensions: a locally connected layer has
-# a bias of three.
-_NOT_WEIGHTS = frozenset({"bias", "scale"})
+# Words that tell in the names of leaves.
+_NOT_WEIGHT = re.compile("b|bias(es)?|scales?|offsets?|shift|gain|gamma|beta|slope")
+_WEIGHT = re.compile("w|kernels?|embeddings?|lora")
+# Words that tell in the names of layers; the second only at the end, so that "norm_proj" is no
+# normalisation and "conv_norm" is one.
+_NORM = re.compile("[a-z]*norms?|bn|gn|ln|rms|normali[sz]ation")
+_OTHER_LAYER = re.compile("conv|dense|embed(ding)?|fc|linear|modulation|proj(ection)?|transpose")
+
+
+class _Leaf(NamedTuple):
+    """What a leaf and its layer are called; None where nothing has a name."""
+
+    name: str | None
+    layer: str | None
+    layer_class: str  # of the container that holds the leaf, as "dict" or "LayerNorm"
+    is_array: bool  # of real or complex numbers
+    ndim: int
 
 
 def layer_labels(params: Any) -> Any:
-    """Labels each leaf "conv", "fc" or "none" by the name of its layer.
+    """Labels each weight "conv" or "fc" by the name of its layer, and all else "none".
 
-    The component of a leaf's path that is nearest to it and starts with "conv", "fc" or "bn"
-    decides: "conv" and "fc" label the weights of layers that stand where a convolution or a fully
-    connected layer would be, whether the layer itself is convolutional, locally connected or
-    dense. Weights are leaves of two or more dimensions that are not called "bias" or "scale".
-    All else is "none": biases, normalisation, and layers with other names.
+    "conv" and "fc" label the weights of layers whose names start so, where a convolution or a fully
+    connected layer would stand: the layer itself may be convolutional, locally connected or dense.
+    All else is "none": biases, normalisation, and layers with other names. Only a leaf's own name
+    and that of its layer count, never those of the containers around it.
 
-    Only paths and numbers of dimensions are read, so `params` may hold arrays, tracers or
+    A leaf is no weight if its own name says so ("bias", "b", "scale", "offset", …), or if the class
+    or the name of its layer says that it normalises ("LayerNorm", "bn1", "ln_f", …). It is a weight
+    if its own name says so ("kernel", "w", "embedding"). Any other leaf, such as "weight" or one
+    without a name, is a weight if it has two or more dimensions.
+
+    Only paths, types and numbers of dimensions are read, so `params` may hold arrays, tracers or
     `jax.ShapeDtypeStruct`, in any container that JAX knows as a pytree: nested dictionaries,
-    Flax's `FrozenDict` and `nnx.State`, dataclasses.
+    Flax's `FrozenDict` and `nnx.State`, dataclasses, Equinox's modules.
 
     Args:
       params: a pytree of parameters.
@@ -44,24 +65,108 @@ def layer_labels(params: Any) -> Any:
       ... })
       {'bn1': {'scale': 'none'}, 'conv1': {'bias': 'none', 'kernel': 'conv'}, 'fc1': {'kernel': 'fc'}}
     """  # noqa: E501  (the example's output)
-    return jax.tree_util.tree_map_with_path(_layer_label, params)
 
-
-def _layer_label(path: tuple[Any, ...], leaf: Any) -> str:
-    # A component is a DictKey or FlattenedIndexKey (.key), a GetAttrKey (.name) or a SequenceKey.
-    names = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
-    if getattr(leaf, "ndim", 0) < 2 or not _NOT_WEIGHTS.isdisjoint(names):
+    def label(leaf: _Leaf) -> str:
+        for name in filter(None, (leaf.name, leaf.layer)):
+            for prefix in ("conv", "fc"):
+                if name.startswith(prefix):
+                    return prefix if _is_weight(leaf) else NONE
         return NONE
-    for name in reversed(names):
-        for prefix, label in (("conv", "conv"), ("fc", "fc"), ("bn", NONE)):
-            if isinstance(name, str) and name.startswith(prefix):
-                return label
-    return NONE
+
+    return _map_leaves(label, params)
 
 
 def weight_labels(params: Any) -> Any:
-    """Labels leaves of two or more dimensions "weight" and all others "none"."""
-    return jax.tree.map(lambda leaf: "weight" if getattr(leaf, "ndim", 0) >= 2 else NONE, params)
+    """Labels what :func:`layer_labels` takes for a weight "weight", and all else "none"."""
+    return _map_leaves(lambda leaf: "weight" if _is_weight(leaf) else NONE, params)
+
+
+def _is_weight(leaf: _Leaf) -> bool:
+    # An element of a list goes by the list's name, as its layer does.
+    says = _says_weight(leaf.name or leaf.layer)
+    if not leaf.is_array or says is False or _is_norm(leaf.name):
+        return False
+    in_norm = _is_norm(leaf.layer_class)
+    if _is_norm(leaf.layer) if in_norm is None else in_norm:
+        return False
+    return says or leaf.ndim >= 2
+
+
+def _says_weight(name: str | None) -> bool | None:
+    """Whether a leaf of this name is a weight; None if the name does not tell."""
+    words = _words(name)
+    # The last word tells, as in "kernel_scale", but for "b_out" or "w_b".
+    for word in words if words[:1] in (("b",), ("w",), ("lora",)) else reversed(words):
+        if _NOT_WEIGHT.fullmatch(word):
+            return False
+        if _WEIGHT.fullmatch(word):
+            return True
+    return None
+
+
+def _is_norm(name: str | None) -> bool | None:
+    """Whether a layer or class of this name normalises; None if the name does not tell."""
+    words = [word for word in _words(name) if len(word) > 1]  # "Conv2d" is a "conv"
+    if words and words[0] != "bn" and _OTHER_LAYER.fullmatch(words[-1]):
+        return False
+    return any(map(_NORM.fullmatch, words)) or None
+
+
+@functools.lru_cache
+def _words(name: str | None) -> tuple[str, ...]:
+    """The words of "RMSNorm_0" are "rms" and "norm", that of "W1" is "w"."""
+    words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name or "")
+    # B is a matrix, as A is.
+    return tuple(word if word == "B" else word.lower() for word in words)
+
+
+def _map_leaves(fn: Callable[[_Leaf], str], params: Any) -> Any:
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    described = [
+        fn(_describe(path, around, leaf))
+        for (path, leaf), around in zip(leaves, _containers(treedef), strict=True)
+    ]
+    return jax.tree.unflatten(treedef, described)
+
+
+def _containers(
+    treedef: Any, around: tuple[tuple[type, int], ...] = ()
+) -> Iterator[tuple[tuple[type, int], ...]]:
+    """For each leaf the types and sizes of the containers around it, the outermost first."""
+    node = treedef.node_data()
+    if node is None:
+        yield around
+    children = treedef.children()
+    for child in children:
+        yield from _containers(child, (*around, (node[0], len(children))))
+
+
+def _describe(path: tuple[Any, ...], around: tuple[tuple[type, int], ...], leaf: Any) -> _Leaf:
+    # `nnx.Param` and `nn.Partitioned` are boxes around a leaf, which is called as they are.
+    while path[1:] and getattr(path[-1], "name", None) == "value" and around[-1][1] == 1:
+        path, around = path[:-1], around[:-1]
+    # A component is a DictKey or FlattenedIndexKey (.key), a GetAttrKey (.name) or a SequenceKey.
+    keys = [getattr(entry, "key", getattr(entry, "name", None)) for entry in path]
+    names = [part for key in keys for part in _parts(key)]
+    name = names[-1] if names else None
+    layer = next(filter(None, reversed(names[:-1])), None)
+    layer_class = around[-1][0].__name__ if around else ""
+    dtype = getattr(leaf, "dtype", type(leaf))
+    is_array = dtype in (float, complex) or jnp.issubdtype(dtype, jnp.inexact)
+    return _Leaf(name, layer, layer_class, is_array, getattr(leaf, "ndim", 0))
+
+
+def _parts(key: Any) -> list[str | None]:
+    """The names in one key: Haiku's "net/~/linear", or a key of a flattened dictionary.
+
+    An index is None.
+    """
+    if isinstance(key, tuple):
+        return [part for inner in key for part in _parts(inner)]
+    if not isinstance(key, str):
+        return [None]
+    parts = [part for part in re.split("[/.]", key) if part and not part.startswith("~")]
+    return [None if part.isdigit() else part for part in parts]
 
 
 def resolve_labels(labels: Any | Callable[[Any], Any] | None, values: Any, params: Any) -> Any:

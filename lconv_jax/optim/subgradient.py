@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lconv_jax.optim.values import Labels, Values, elementwise
+from lconv_jax.optim.values import Labels, Values, common_dtype, elementwise, working_dtype
 
 
 def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTransformation:
@@ -27,12 +27,13 @@ def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTrans
       labels: which leaf has which label: a pytree of strings that is a prefix of the parameters,
         or a function from the parameters to one. It is evaluated when the update is traced and
         never stored in the state. Leaves labelled "none", or with a label that the mapping lacks,
-        are left alone. By default, for a number, all leaves of two or more dimensions are
-        regularised; for a mapping, the labels are those of :func:`layer_labels`.
+        are left alone. By default, for a number, all weights are regularised, and biases and
+        normalisation are not, by their names; for a mapping, the labels are those of
+        :func:`layer_labels`.
 
     Returns:
       An ``optax.GradientTransformation``. Its state is empty, or counts updates if there is a
-      schedule.
+      schedule. Where a parameter's type is wider than its update's, so is that of the result.
 
     Raises:
       ValueError: if λ is negative or not finite (numbers that are traced are not checked); at
@@ -55,7 +56,8 @@ def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTrans
     """
 
     def add(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:
-        # In the update's own type, which a λ of float32 would widen.
-        return update + jnp.asarray(value, update.dtype) * jnp.sign(param).astype(update.dtype)
+        wide = working_dtype(update, param)
+        penalty = jnp.asarray(value, wide) * jnp.sign(param).astype(wide)
+        return (update.astype(wide) + penalty).astype(common_dtype(update, param))
 
     return elementwise("l1", l1, labels, add)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from lconv_jax.optim.values import Labels, Values, elementwise
+from lconv_jax.optim.values import Labels, Values, common_dtype, elementwise, working_dtype
 
 
 def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTransformation:
@@ -36,7 +36,7 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
 
     Returns:
       An ``optax.GradientTransformation``. Its state is empty, or counts updates if there is a
-      schedule.
+      schedule. Where a parameter's type is wider than its update's, so is that of the result.
 
     Raises:
       ValueError: if t is negative or not finite (numbers that are traced are not checked); at
@@ -86,8 +86,7 @@ def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
       labels: which leaf has which label, see :func:`add_l1_subgradient`.
 
     Returns:
-      An ``optax.GradientTransformation``. Its state is empty, or counts updates if there is a
-      schedule.
+      An ``optax.GradientTransformation``, as that of :func:`hard_threshold`.
 
     Raises:
       ValueError: as :func:`hard_threshold`.
@@ -113,8 +112,9 @@ def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
 
     def shrink(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:
         moved, update = next_param(update, param)
-        limit = jnp.asarray(value, moved.dtype)
-        shrunk = (update - limit * jnp.sign(moved).astype(update.dtype)).astype(update.dtype)
+        wide, limit = working_dtype(update, param), jnp.asarray(value, moved.dtype)
+        shrunk = update.astype(wide) - limit.astype(wide) * jnp.sign(moved).astype(wide)
+        shrunk = shrunk.astype(common_dtype(update, param))
         return jnp.where(jnp.abs(moved) <= limit, -param, shrunk)
 
     return elementwise("threshold", threshold, labels, shrink)
@@ -131,7 +131,7 @@ def next_param(update: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Arra
     threshold is tested and not where the update is applied: the test would be that of another
     parameter, and now and then one would end up between zero and the threshold.
     """
-    wide = jnp.promote_types(jnp.promote_types(update.dtype, param.dtype), jnp.float32)
+    wide = working_dtype(update, param)
     stored = _round(update.astype(wide), update.dtype)
     # A select between the product and the sum keeps them apart, and no compiler may drop it: it
     # turns −inf to inf. It costs nothing, as the loop waits for memory. (XLA removes a

@@ -6,6 +6,7 @@ is for one leaf at one step is worked out here, once, for all transformations of
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -153,6 +154,20 @@ def elementwise(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
+def common_dtype(*arrays: jax.Array) -> Any:
+    """The type that holds what each of the arrays holds, as an update and its parameter.
+
+    Updates are returned in it: in a narrower one neither −θ nor a small λ beside a large gradient
+    would be exact.
+    """
+    return functools.reduce(jnp.promote_types, (array.dtype for array in arrays))
+
+
+def working_dtype(*arrays: jax.Array) -> Any:
+    """The type to compute in, float32 at least: in float16 a λ of 1e-6 is rounded by a tenth."""
+    return jnp.promote_types(common_dtype(*arrays), jnp.float32)
+
+
 def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> None:
     # No leaves: a group of `optax.partition` that is empty, or the placeholder with which
     # `optax.tree.map_params` asks for the state's structure.
@@ -169,5 +184,6 @@ def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> Non
     elif present <= {labels_lib.NONE}:
         raise ValueError(
             f"{name} has nothing to act on: every parameter is labelled 'none'. Without `labels`, "
-            "parameters of fewer than two dimensions are"
+            "biases and normalisation are, by their names, and what no name tells of and has fewer "
+            "than two dimensions; `labels` may say otherwise"
         )

@@ -47,8 +47,11 @@ def scheduled(value):
         (jnp.float32, jnp.float32, 1),
         (jnp.float32, jnp.float32, 3),
         (jnp.float32, jnp.bfloat16, 1),
+        (jnp.float32, jnp.float16, 3),
         (jnp.bfloat16, jnp.float32, 1),
         (jnp.bfloat16, jnp.bfloat16, 3),
+        (jnp.bfloat16, jnp.float16, 1),
+        (jnp.float16, jnp.bfloat16, 1),
     ],
 )
 def test_weights_near_the_threshold(dtype, grad_dtype, steps, kind, momentum):

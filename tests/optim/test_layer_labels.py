@@ -41,6 +41,8 @@ def test_shapes_and_tracers_will_do():
         (("fc_head", "conv1", "kernel"), "conv"),
         (("conv_stem", "fc", "kernel"), "fc"),
         (("conv1", "bn", "kernel"), "none"),
+        (("conv1", "block", "kernel"), "none"),
+        (("scale", "conv1", "kernel"), "conv"),
         (("bn_free_net", "conv1", "w"), "conv"),
         (("conv1",), "conv"),
         (("block", "kernel"), "none"),
@@ -83,9 +85,12 @@ def regularised(tx, params):
     return jax.tree.map(lambda update: float(update.max()), updates)
 
 
-def test_a_number_takes_leaves_of_two_dimensions_by_default():
+def test_a_number_takes_all_weights_by_default():
     got = regularised(add_l1_subgradient(0.5), PARAMS)
-    assert got == jax.tree.map(lambda leaf: 0.5 * (leaf.ndim >= 2), PARAMS)
+    assert got == {
+        layer: {name: 0.5 * (name in ("kernel", "table")) for name in leaves}
+        for layer, leaves in PARAMS.items()
+    }
 
 
 def test_a_mapping_takes_layer_labels_and_leaves_other_labels_alone():
