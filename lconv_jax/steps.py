@@ -117,7 +117,7 @@ def make_optimizer(
     if "weight_decay" in numbers:
         decay = optax.add_decayed_weights(
             numbers["weight_decay"],
-            mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim >= 2, tree),
+            mask=lambda tree: jax.tree.map(lambda label: label != "none", optim.layer_labels(tree)),
         )
         method = optax.chain(decay, method)
     return schedule, method

@@ -70,6 +70,8 @@ def draw(path: str) -> None:
             style = {"conv": "-", "local": "--", "fc": ":"}[name.partition("_")[2]]
             axis.loglog(at, values, f"C{'ds'.index(name[0])}{style}o", markersize=3, label=name)
         axis.set(ylabel="weights")
+        axis.set_xticks(at, labels=map(str, at))
+        axis.minorticks_off()
         axis.legend(fontsize=8)
     left.set(xlabel="base channels α", title=f"{SIDE} × {SIDE} images, 10 classes")
     fixed = " and ".join(f"α = {alpha} ({family}-)" for family, alpha in ALPHA_OF.items())

@@ -59,7 +59,7 @@ class Cell(NamedTuple):
         )
 
     @property
-    def weights_like(self) -> tuple[Any, ...]:
+    def chosen_as(self) -> tuple[Any, ...]:
         """Equal for cells whose settings are chosen together: not by length, kernel or seed."""
         return self.model, self.method, self.alpha
 
@@ -340,8 +340,8 @@ def plan(study: Study, cells: Sequence[Cell]) -> str:
     done, chosen = kept(study, cells), read_kept(study.file("-choices"))
     jobs = []
     for _, group in itertools.groupby(
-        sorted((cell for cell in cells if cell not in done), key=lambda c: c.weights_like),
-        key=lambda cell: cell.weights_like,
+        sorted((cell for cell in cells if cell not in done), key=lambda cell: cell.chosen_as),
+        key=lambda cell: cell.chosen_as,
     ):
         members = list(group)
         name, config, grid = choice_of(study, members[0])
