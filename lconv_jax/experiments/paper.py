@@ -96,7 +96,7 @@ PRESETS = {
         },
         kernels=(3, 5, 7, 9, 11, 13, 15),
         epochs={"table1": (400, 4000), "table2": (400, 4000), "figure2": (400,), "figure5": (400,)},
-        tuning_epochs=400,
+        tuning_epochs=100,
         validation=5_000,
         grids={
             "sgd": {
