@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -292,10 +291,9 @@ def command(
         study = Study(
             *(options.data, options.preset, options.data_dir, options.runs_dir, options.results)
         )
-        wanted = with_seeds(
-            filtered(cells(study.sizes), options.models, options.methods), options.seeds
-        )
         with train.errors_in_a_line():
+            asked = filtered(cells(study.sizes), options.models, options.methods)
+            wanted = with_seeds(asked, options.seeds)
             if options.dry_run:
                 print(plan(study, wanted))
                 return
@@ -329,8 +327,8 @@ def filtered(
     ]
     if not left:
         there = sorted({(cell.model, cell.method) for cell in cells})
-        sys.exit(
-            f"error: --models={only_models} --methods={only_methods} leaves nothing of "
+        raise ValueError(
+            f"--models={only_models} --methods={only_methods} leaves nothing of "
             + "; ".join(map(", ".join, there))
         )
     return left

@@ -81,7 +81,7 @@ def test_cells_are_filtered_and_nothing_left_is_said():
     cells = table2.cells(paper.PRESETS["small"])
     left = paper.filtered(cells, ["s_fc"], ["SGD", "50"])
     assert [cell.method for cell in left] == [SGD, BETA_LASSO]
-    with pytest.raises(SystemExit, match=r"leaves nothing of .*s_fc, SGD"):
+    with pytest.raises(ValueError, match=r"leaves nothing of .*s_fc, SGD"):
         paper.filtered(cells, ["s_fd"], None)
     assert [str(c)[-1] for c in paper.with_seeds(left, 2)] == ["0", "0", "1", "1"]
 
