@@ -55,6 +55,10 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     base = name.partition(":")[0]
     given = options.parse(name, IMAGES if base.endswith("_2d") else SIGNALS)
     _check(name, given)
+    size = float(given["side"] ** 2 if "side" in given else given["length"])
+    # The arrays, float32; and a block while it is drawn and filtered, complex128 with copies.
+    needed = size * (4 * (given["examples"] + given["test"]) + 64 * (_BLOCK + 2))
+    options.require_memory(name, needed, "length or side, examples or test")
     return dataset.Source(
         name=name,
         num_classes=2,
@@ -134,7 +138,7 @@ def _check(name: str, given: Mapping[str, Any]) -> None:
     side = "side" if "side" in given else "length"
     accepted = {
         side: (given[side] >= 2, "at least 2"),
-        "gain": (0 < given["gain"] <= 1e6, "positive, and at most 1e6"),
+        "gain": (1e-6 <= given["gain"] <= 1e6, "in 1e-6 … 1e6"),
         "power": (0 < given["power"] <= 2, "in (0, 2]"),
         "xi1": (0 < given["xi1"] < np.inf, "positive"),
         "xi2": (0 < given["xi2"] < np.inf, "positive"),
