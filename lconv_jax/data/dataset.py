@@ -319,8 +319,6 @@ def check_labels(
 
 
 def _check(source: Source) -> None:
-    if source.num_classes < 2:
-        _refuse_one_class(source.train_file, 0)
     train, train_file = source.splits()["train"]
     for split, file in source.splits().values():
         if not len(split.labels):
@@ -345,6 +343,8 @@ def _check(source: Source) -> None:
                 f"{file}: images of type {split.images.dtype}, but those of {train_file} are "
                 f"{train.images.dtype}. Convert them to one type"
             )
+    if source.num_classes < 2:
+        _refuse_one_class(train_file, 0)
 
 
 def _refuse_one_class(file: str, label: int) -> None:

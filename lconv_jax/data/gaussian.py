@@ -39,6 +39,7 @@ _COMMON = {"gain": 10.0, "power": 2.0, "examples": 100_000, "test": 10_000, "see
 SIGNALS: dict[str, Any] = {"length": 40, "xi1": 1.0, "xi2": 2.0, **_COMMON}
 IMAGES: dict[str, Any] = {"side": 10, "xi1": 1.0, "xi2": 1.5, **_COMMON}
 
+_POSITIVE = "positive, and at most 1e6, at least 1e-6"
 # Fields that are made at a time.
 _BLOCK = 1024
 # What clipping negative eigenvalues may change a covariance by.
@@ -138,10 +139,10 @@ def _check(name: str, given: Mapping[str, Any]) -> None:
     side = "side" if "side" in given else "length"
     accepted = {
         side: (given[side] >= 2, "at least 2"),
-        "gain": (1e-6 <= given["gain"] <= 1e6, "in 1e-6 … 1e6"),
+        "gain": (1e-6 <= given["gain"] <= 1e6, _POSITIVE),
         "power": (0 < given["power"] <= 2, "in (0, 2]"),
-        "xi1": (0 < given["xi1"] < np.inf, "positive"),
-        "xi2": (0 < given["xi2"] < np.inf, "positive"),
+        "xi1": (1e-6 <= given["xi1"] <= 1e6, _POSITIVE),
+        "xi2": (1e-6 <= given["xi2"] <= 1e6, _POSITIVE),
         "examples": (given["examples"] >= 2, "at least 2, one of each class"),
         "test": (given["test"] >= 2, "at least 2, one of each class"),
         "seed": (0 <= given["seed"] < 2**64, "in 0 … 2⁶⁴ − 1"),

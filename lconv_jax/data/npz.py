@@ -141,17 +141,17 @@ class _Member:
     def __init__(
         self, path: pathlib.Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str
     ):
-        self._where, self._archive, self._info = f"{path}: {name}", archive, info
+        self._path, self._name, self._archive, self._info = path, name, archive, info
         ratio = _RATIO.get(info.compress_type)
         if ratio is None or info.flag_bits & 1:
             raise dataset.DataError(
-                f"{self._where} is encrypted, or compressed in a way that NumPy does not use "
+                f"{path}: {name} is encrypted, or compressed in a way that NumPy does not use "
                 f"(number {info.compress_type}). {_WRITE} or numpy.savez_compressed"
             )
         with self._reading(), archive.open(info) as file:
             header = _HEADERS.get(np.lib.format.read_magic(file))
             if header is None:
-                raise dataset.DataError(f"{self._where} is no array of numbers. {_WRITE}")
+                raise dataset.DataError(f"{path}: {name} is no array of numbers. {_WRITE}")
             self.shape, _, self.dtype = header(file)
             held = info.file_size - file.tell()
         if self.dtype.hasobject:
@@ -159,22 +159,24 @@ class _Member:
         needed = math.prod(self.shape) * self.dtype.itemsize
         if min(self.shape, default=0) < 0 or needed != held:
             raise dataset.DataError(
-                f"{self._where}: damaged: its header announces {needed} bytes (shape {self.shape}, "
-                f"type {self.dtype}), the file holds {held}. {files.AGAIN}"
+                f"{path}: damaged: the header of {name} announces {needed} bytes (shape "
+                f"{self.shape}, type {self.dtype}), the file holds {held}. {files.AGAIN}"
             )
         if info.file_size > ratio * (info.compress_size + 1):
             raise dataset.DataError(
-                f"{self._where}: damaged: {info.compress_size} bytes cannot hold "
-                f"{info.file_size}. {files.AGAIN}"
+                f"{path}: damaged: {info.compress_size} bytes cannot hold the "
+                f"{info.file_size} of {name}. {files.AGAIN}"
             )
-        limits.require(self._where, needed, "Save fewer examples, or train on another machine")
+        limits.require(
+            f"{path}: {name}", needed, "Save fewer examples, or train on another machine"
+        )
 
     def read(self) -> np.ndarray:
         with self._reading(), self._archive.open(self._info) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
     def _reading(self) -> Any:
-        return files.reading(self._where, files.AGAIN, "damaged, or no array")
+        return files.reading(self._path, files.AGAIN, f"damaged: {self._name} is no whole array")
 
 
 def _images(path: pathlib.Path, name: str, member: _Member, example_axes: int) -> np.ndarray:

@@ -239,7 +239,8 @@ def _resampled(recording: _Recording, rate: int) -> NDArray[np.float64]:
 
     samples = recording.samples
     unsigned = samples.dtype == np.uint8
-    samples = samples.astype(np.float64) - (128 if unsigned else 0)
+    with np.errstate(invalid="ignore"):  # NaN is said below
+        samples = samples.astype(np.float64) - (128 if unsigned else 0)
     if not len(samples) or not (np.abs(samples) < _MOST_SAMPLE).all():
         problem = "NaN, infinite or huge samples" if len(samples) else "no samples"
         raise DataError(f"{recording.where}: has {problem}. Record it again or remove it")

@@ -163,9 +163,9 @@ def check_metadata(folder: pathlib.Path) -> None:
             require_regular(path)
     for name in (_INFO_FILE, _FEATURES_FILE):
         path = folder / name
-        text = files.read_text(path, AGAIN)
+        content = files.read_bytes(path, AGAIN)
         with files.reading(path, AGAIN, "is no JSON, or not whole"):
-            _check_classes(path, text)
+            _check_classes(path, content.decode())
 
 
 def _check_classes(path: pathlib.Path, text: str) -> None:
@@ -338,6 +338,9 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
     """[H, W, C] uint8 of an encoded PNG or JPEG image."""
     import PIL.Image
 
-    with PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-        pixels = np.asarray(image.convert(_MODES[channels]))
+    try:
+        with PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            pixels = np.asarray(image.convert(_MODES[channels]))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"no {' or '.join(_FORMATS)}; begins with {encoded[:8]!r}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
