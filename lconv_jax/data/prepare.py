@@ -101,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(prepare(arguments.name, arguments.data_dir))
-    except dataset.DataError as error:
+    except (dataset.DataError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
