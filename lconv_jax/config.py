@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from lconv_jax import data, models
-from lconv_jax.data import policies
+from lconv_jax.data import policies, sources
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
@@ -58,9 +58,9 @@ KEYS: dict[str, Key] = {
     "data.name": Key(
         "fashion_mnist_small",
         *("a data set's name", lambda value: bool(value)),
-        "fashion_mnist_small, fashion_mnist, digits; nlgp, gp, planted, mnist1d, words, "
-        "spoken_digits, dna, dna_motifs with options behind a colon (see other_data.md); "
-        "a TFDS name, the folder of a prepared set, or a path that ends in .npz",
+        f"fashion_mnist_small, fashion_mnist, digits; {', '.join(sources.MADE)}, with options "
+        "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, or a path "
+        "that ends in .npz",
     ),
     "data.data_dir": Key("", *_ANY, "folder of the data; empty: the source's own default"),
     "data.stream": Key(

@@ -61,7 +61,7 @@ def test_the_grid_is_the_product_of_its_values_and_the_seeds():
         (["model.name=s_fc,s_cnv"], "config.model.name = 's_cnv' must be one of d_conv"),
         (["seed=0,1"], "seed is no key of a grid; --seeds=N"),
         (["data.validation=0,200"], "config.data.validation = 0, but settings are ranked"),
-        (["data.validation=200,205"], "data.validation = 205"),
+        (["data.validation=200,1437"], "data.validation = 1437"),
         (["train.batch_size=128,5000"], "config.train.batch_size = 5000 is more than the"),
         (["data.crop=1,8"], "data.crop = 8: accepts 0 … 7"),
     ],

@@ -79,10 +79,11 @@ def load(
           .npz file that `data_dir` names;
         the folder of such a set's own files (with its dataset_info.json), relative to `data_dir`.
       data_dir: the folder to read from; None or "" is the source's own default.
-      validation: number of training examples to hold out: as many of each class, chosen by
-        `seed`, and never part of `train`.
-      examples: if not 0, the training set is first cut to this many: the first examples / classes
-        of each class, in file order.
+      validation: number of training examples to hold out, chosen by `seed`, and never part of
+        `train`: as many of each class, or else in proportion (see `dataset.apportion`). 0: none;
+        the validation split is then that of the set's own, if it has one.
+      examples: if not 0, the training set is first cut to this many: the first of each class in
+        file order, as many of each, or else in proportion.
       seed: decides which examples are held out, and nothing else.
       stream: "never" reads all; "always" makes splits that are read as they are needed (see
         `Split`), a TFDS set's from disk, any other's from the host's memory; "auto" does so where
@@ -90,7 +91,7 @@ def load(
       device_limit_gib: what a device may be asked to hold, in GiB.
 
     Returns:
-      The data set; `validation` has no rows if none were asked for. Order is that of the files.
+      The data set; `validation` has no rows if there is none. Order is that of the files.
 
     Raises:
       DataError: a ValueError that names the file or key at fault, and says what to do.
@@ -99,8 +100,14 @@ def load(
         raise DataError(f"data.stream = {stream!r}: must be one of {', '.join(STREAM)}")
     source = sources.read(name, data_dir or None)
     limit = math.inf if stream == "never" else 0 if stream == "always" else device_limit_gib * 2**30
-    prepare = stream_arrays if nbytes(source.train, source.test) > limit else read_all
-    source = source._replace(train=prepare(source.train), test=prepare(source.test))
+    splits = [split for split, _ in source.splits().values()]
+    prepare = stream_arrays if nbytes(*splits) > limit else read_all
+    own = source.validation
+    source = source._replace(
+        train=prepare(source.train),
+        test=prepare(source.test),
+        validation=None if own is None else prepare(own),
+    )
     dataset = divide(source, validation=validation, examples=examples, seed=seed)
     if nbytes(dataset.train, dataset.validation, dataset.test) > limit:
         return dataset

@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lconv_jax.data import limits
 from lconv_jax.data.records import Column, DataError, HostRecords, Records
 
 # Examples that are read at a time where all are wanted.
@@ -46,7 +47,7 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set. `validation` has no rows unless some were held out of `train`."""
+    """A data set. `validation` has no rows unless it has its own, or some were held out."""
 
     name: str
     num_classes: int
@@ -61,9 +62,10 @@ class Dataset:
 
 
 class Source(NamedTuple):
-    """What a reader returns: a training and a test split, not yet checked against each other.
+    """What a reader returns: splits that are not yet checked against each other.
 
-    train_file and test_file say where the splits come from, for messages.
+    train_file, test_file and validation_file say where the splits come from, for messages;
+    validation is None where the set has no such split of its own.
     """
 
     name: str
@@ -72,6 +74,18 @@ class Source(NamedTuple):
     test: Split
     train_file: str
     test_file: str
+    validation: Split | None = None
+    validation_file: str = ""
+
+    def splits(self) -> dict[str, tuple[Split, str]]:
+        """The splits that there are, and where they come from, by their fields' names."""
+        found = {
+            "train": (self.train, self.train_file),
+            "test": (self.test, self.test_file),
+        }
+        if self.validation is not None:
+            found["validation"] = (self.validation, self.validation_file)
+        return found
 
 
 def streamed(records: Records) -> Split:
@@ -109,6 +123,11 @@ def read_all(split: Split) -> Split:
     """The split as arrays in memory."""
     if not is_streamed(split):
         return split
+    limits.require(
+        f"{split.images.records}: to hold all of it",
+        nbytes(split),
+        "Read it as it is needed: config.data.stream=auto",
+    )
     images = np.empty(split.images.shape, split.images.dtype)
     labels = np.empty(split.labels.shape, split.labels.dtype)
     for number, block in enumerate(blocks(split)):
@@ -153,13 +172,18 @@ def digest(dataset: Dataset) -> str:
     return prefix + sha.hexdigest()
 
 
-def first_per_class(labels: np.ndarray, num_classes: int, per_class: int) -> np.ndarray:
-    """Indices, ascending, of the first `per_class` examples of each class. [num_classes · k]"""
-    chosen = [np.flatnonzero(labels == label)[:per_class] for label in range(num_classes)]
+def first_per_class(
+    labels: np.ndarray, num_classes: int, per_class: int | np.ndarray
+) -> np.ndarray:
+    """Indices, ascending, of the first `per_class` examples of each class, one number or many."""
+    numbers = np.broadcast_to(per_class, num_classes)
+    chosen = [np.flatnonzero(labels == label)[: numbers[label]] for label in range(num_classes)]
     return np.sort(np.concatenate(chosen))
 
 
-def random_per_class(labels: np.ndarray, num_classes: int, per_class: int, seed: int) -> np.ndarray:
+def random_per_class(
+    labels: np.ndarray, num_classes: int, per_class: int | np.ndarray, seed: int
+) -> np.ndarray:
     """Indices, ascending, of `per_class` examples of each class: a pure function of the seed.
 
     The examples are ranked by raw output of PCG64, which NumPy keeps the same in all versions
@@ -170,13 +194,14 @@ def random_per_class(labels: np.ndarray, num_classes: int, per_class: int, seed:
 
 
 def divide(source: Source, *, validation: int, examples: int, seed: int) -> Dataset:
-    """Takes a class-balanced subset of the training set, then holds a validation split out of it.
+    """Takes a stratified subset of the training set, then holds a validation split out of it.
 
     Args:
       source: what a reader returned.
-      validation: training examples held out, the same number of each class; 0 holds out none.
-      examples: training examples kept, the first examples / num_classes of each class in file
-        order; 0 keeps all.
+      validation: training examples held out (see `apportion`), in the place of the set's own
+        validation split, if it has one; 0 holds out none.
+      examples: training examples kept, the first of each class in file order (see `apportion`);
+        0 keeps all.
       seed: decides which examples are held out.
 
     Raises:
@@ -187,18 +212,18 @@ def divide(source: Source, *, validation: int, examples: int, seed: int) -> Data
     # Of a set on disk this reads every record.
     labels = np.asarray(train.labels) if examples != 0 or validation != 0 else None
     if labels is not None and examples != 0:
-        smallest = int(np.bincount(labels, minlength=num_classes).min())
-        _check_balanced("data.examples", examples, num_classes, smallest, source.name)
-        kept = first_per_class(labels, num_classes, examples // num_classes)
+        numbers = apportion("data.examples", examples, labels, num_classes, source.name)
+        kept = first_per_class(labels, num_classes, numbers)
         train, labels = _take(train, kept), labels[kept]
     kept, held_out = np.arange(len(train.labels)), np.arange(0)
     if labels is not None and validation != 0:
         kept, held_out = divide_rows(labels, num_classes, validation, seed, source.name)
+    own = source.validation
     return Dataset(
         name=source.name,
         num_classes=num_classes,
         train=_take(train, kept),
-        validation=_take(train, held_out),
+        validation=_take(train, held_out) if own is None or validation != 0 else own,
         test=source.test,
     )
 
@@ -214,14 +239,62 @@ def divide_rows(
       name: of the data set, for messages.
 
     Raises:
-      DataError: `validation` is no class-balanced number that leaves an example of each class.
+      DataError: `validation` is no number that leaves an example of each class.
     """
     held_out = np.zeros(0, np.int64)
     if validation != 0:
-        spare = int(np.bincount(labels, minlength=num_classes).min()) - 1
-        _check_balanced("data.validation", validation, num_classes, spare, name)
-        held_out = random_per_class(labels, num_classes, validation // num_classes, seed)
+        numbers = apportion("data.validation", validation, labels, num_classes, name)
+        held_out = random_per_class(labels, num_classes, numbers, seed)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def apportion(key: str, value: int, labels: np.ndarray, num_classes: int, name: str) -> np.ndarray:
+    """How many examples of each class are chosen, where `value` are chosen in all. [num_classes]
+
+    As many of each class, where that is possible. Otherwise in proportion to the classes' sizes,
+    where an example of each class stays in the training set: to what each class has beyond one,
+    rounded by largest remainder (of equal ones, the lower class first).
+
+    Args:
+      key: data.examples, which are kept in the training set, or data.validation, which leave it.
+      value: at least 1.
+      labels: of the training set.
+      num_classes: of them.
+      name: of the data set, for messages.
+
+    Raises:
+      DataError: it is no integer, or there are not so many.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise DataError(f"{key} = {value!r}: a number of examples must be an integer")
+    sizes = np.bincount(labels, minlength=num_classes)
+    one = np.minimum(sizes, 1)
+    spare = sizes - one
+    kept = one if key == "data.examples" else np.zeros_like(one)
+    low, high = int(kept.sum()), int((kept + spare).sum())
+    if not max(1, low) <= value <= high:
+        raise DataError(
+            f"{key} = {value}: {name} has {len(labels)} training examples of {num_classes} "
+            f"classes, and an example of each must stay, so that {key} accepts 0, or "
+            f"{max(1, low)} … {high}"
+        )
+    if value % num_classes == 0 and value // num_classes <= int((kept + spare).min()):
+        return np.full(num_classes, value // num_classes)
+    # In integers, so that it is the same everywhere.
+    shares = (int(value) - low) * spare.astype(object)
+    floors = (shares // max(1, int(spare.sum()))).astype(np.int64)
+    remainders = (shares % max(1, int(spare.sum()))).astype(np.int64)
+    left = int(value) - low - int(floors.sum())
+    floors[np.argsort(-remainders, kind="stable")[:left]] += 1
+    return kept + floors
+
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """Each label once: in order of number if all are (of up to 18 digits), else alphabetical."""
+    names = sorted(set(labels))
+    if all(name.isdecimal() and len(name) <= 18 for name in names):
+        names.sort(key=int)
+    return names
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:
@@ -230,17 +303,6 @@ def _take(split: Split, indices: np.ndarray) -> Split:
     if is_streamed(split):
         return Split(split.images.select(indices), split.labels.select(indices))
     return Split(split.images[indices], split.labels[indices])
-
-
-def _check_balanced(key: str, value: int, num_classes: int, smallest: int, name: str) -> None:
-    most = max(0, smallest) * num_classes
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DataError(f"{key} = {value!r}: a number of examples must be an integer")
-    if not 0 <= value <= most or value % num_classes:
-        raise DataError(
-            f"{key} = {value}: {name} has {num_classes} classes, and a class-balanced choice "
-            f"accepts 0 or a multiple of {num_classes} up to {most}"
-        )
 
 
 def check_labels(
@@ -257,8 +319,8 @@ def check_labels(
 
 
 def _check(source: Source) -> None:
-    files = (source.train_file, source.test_file)
-    for split, file in zip((source.train, source.test), files, strict=True):
+    train, train_file = source.splits()["train"]
+    for split, file in source.splits().values():
         if not len(split.labels):
             raise DataError(f"{file}: holds no example. Write or download it again")
         if len(split.images) != len(split.labels):
@@ -267,14 +329,26 @@ def _check(source: Source) -> None:
                 "come in pairs: write or download the file again"
             )
         if not (is_streamed(split) and split.labels.on_disk):
-            check_labels(np.asarray(split.labels), source.num_classes, file)
-    if source.train.images.shape[1:] != source.test.images.shape[1:]:
-        raise DataError(
-            f"{source.test_file}: images of shape {source.test.images.shape[1:]}, but those of "
-            f"{source.train_file} have {source.train.images.shape[1:]}. Resize them to one shape"
-        )
-    if source.train.images.dtype != source.test.images.dtype:
-        raise DataError(
-            f"{source.test_file}: images of type {source.test.images.dtype}, but those of "
-            f"{source.train_file} are {source.train.images.dtype}. Convert them to one type"
-        )
+            labels = np.asarray(split.labels)
+            check_labels(labels, source.num_classes, file)
+            if split is train and labels.min() == labels.max():
+                _refuse_one_class(file, labels[0])
+        if split.images.shape[1:] != train.images.shape[1:]:
+            raise DataError(
+                f"{file}: images of shape {split.images.shape[1:]}, but those of {train_file} "
+                f"have {train.images.shape[1:]}. Resize them to one shape"
+            )
+        if split.images.dtype != train.images.dtype:
+            raise DataError(
+                f"{file}: images of type {split.images.dtype}, but those of {train_file} are "
+                f"{train.images.dtype}. Convert them to one type"
+            )
+    if source.num_classes < 2:
+        _refuse_one_class(train_file, 0)
+
+
+def _refuse_one_class(file: str, label: int) -> None:
+    raise DataError(
+        f"{file}: every label is {label}; two classes are needed, or there is nothing to learn. "
+        "Give training examples of another class"
+    )

@@ -1,10 +1,11 @@
 """DNA sequences one-hot along a line, from FASTA files or from TFDS's genomics_ood.
 
-    dna                      data_dir: a folder with train.fasta and test.fasta (or .fa)
+    dna                      data_dir: a folder with train.fasta and test.fasta
     dna:length=200           cut or padded around the middle
     genomics_ood             data_dir: where TFDS prepared genomics_ood; None: its default
 
-A FASTA record's class stands in its header, after `label=`, and its sequence in the lines that
+The files' suffix may also be fa, fna, fas, ffn or frn, and they may be compressed by gzip. A
+record's class stands in its header, after `label=`, and its sequence in the lines that
 follow:
 
     >chr1:100-300 label=promoter
@@ -28,7 +29,8 @@ Options (and defaults) of dna:
 Options of genomics_ood: examples (20000), test (5000), unknown (0.0).
 
 A missing file or set raises a DataError that says what is looked for; so does a record without
-label or sequence, and a label that training does not have.
+label or sequence, a file most of whose letters stand for no nucleotide (those of proteins do not),
+and a label that training does not have.
 """
 
 from __future__ import annotations
@@ -41,14 +43,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset, onehot, tfds
+from lconv_jax.data import dataset, files, onehot, tfds
 from lconv_jax.data.onehot import unigram_baseline
-from lconv_jax.data.options import at_least, parse, require
+from lconv_jax.data.options import at_least, parse, require, require_memory
 from lconv_jax.data.records import DataError
 
 __all__ = ["BASES", "DEFAULTS", "GENOMICS_DEFAULTS", "read", "read_fasta", "unigram_baseline"]
 
 BASES = "ACGT"
+# Takes away IUPAC's letters, with those for several bases, none, and a gap; U is T by then.
+_NUCLEOTIDES = str.maketrans("", "", "ACGTNRYSWKMBDHVX-.")
+_SUFFIXES = (".fasta", ".fa", ".fna", ".fas", ".ffn", ".frn")
 DEFAULTS = {"length": 0, "unknown": 0.0}
 GENOMICS_DEFAULTS = {"examples": 20_000, "test": 5_000, "unknown": 0.0}
 # The labels of TFDS's genomics_ood that are not out of distribution come first.
@@ -72,9 +77,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     require(name, options, at_least(options, {"length": 0}) | _accepted(options))
     paths = _files(data_dir)
     (train, train_labels), (test, test_labels) = map(read_fasta, paths)
-    classes = sorted(set(train_labels))
-    if all(label.isdecimal() for label in classes):
-        classes.sort(key=int)
+    classes = dataset.class_names(train_labels)
     if len(classes) < 2:
         raise DataError(f"{paths[0]}: every label is {classes[0]}; two classes are needed")
     strange = set(test_labels) - set(classes)
@@ -84,6 +87,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
             "or give training examples of it"
         )
     length = options["length"] or _one_length(paths, train, test)
+    _require_memory(name, len(train) + len(test), length, "length")
     splits = [
         dataset.Split(
             _signals(sequences, length, options["unknown"]),
@@ -98,6 +102,11 @@ def _accepted(options: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     return {"unknown": (0 <= options["unknown"] <= 1, "in 0 … 1")}
 
 
+def _require_memory(name: str, examples: int, length: int, keys: str) -> None:
+    # Of each place a character and its code; float32 [4], and twice what it is compared to.
+    require_memory(name, examples * float(length) * (8 + 4 * len(BASES) + 8), keys)
+
+
 def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Sequences, in upper case with T for U, and labels of a FASTA file.
 
@@ -105,12 +114,13 @@ def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
       DataError: the file cannot be read, holds no record, or a record has no label or sequence.
     """
     path = pathlib.Path(path)
-    try:
-        records = re.split(r"^>", path.read_text(encoding="utf-8-sig"), flags=re.MULTILINE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Write or copy it again") from error
+    text = files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    records = re.split(r"^>", text, flags=re.MULTILINE)
     if records[0].strip() or len(records) < 2:
-        raise DataError(f"{path}: not a FASTA file; it must begin with '>'")
+        raise DataError(
+            f"{path}: not a FASTA file; it must begin with '>', but begins with "
+            f"{text.lstrip()[:20]!r}"
+        )
     sequences, labels = [], []
     for record in records[1:]:
         header, _, body = record.partition("\n")
@@ -121,6 +131,13 @@ def read_fasta(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             raise DataError(f"{path}: the record {'>' + header.strip()!r} lacks {problem}. Add it")
         sequences.append(sequence)
         labels.append(found.group(1))
+    strange = "".join(sequence.translate(_NUCLEOTIDES) for sequence in sequences)
+    share = len(strange) / sum(map(len, sequences))
+    if share > 0.1:
+        raise DataError(
+            f"{path}: {share:.0%} of its letters ({''.join(sorted(set(strange)))[:30]}) stand for "
+            "no nucleotide. Give DNA or RNA, no proteins"
+        )
     return sequences, labels
 
 
@@ -131,14 +148,15 @@ def _files(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     )
     if data_dir is None:
         raise DataError(f"dna: data.data_dir is empty. {remedy}")
-    folder = pathlib.Path(data_dir).expanduser()
+    folder = files.place(data_dir)
+    there = {path.name.lower(): path for path in files.listed(folder, remedy)}
     paths = []
     for split in ("train", "test"):
-        found = [folder / f"{split}{suffix}" for suffix in (".fasta", ".fa")]
-        there = [path for path in found if path.is_file()]
-        if not there:
-            raise DataError(f"{found[0]}: no such file. {remedy}")
-        paths.append(there[0])
+        names = [f"{split}{suffix}{gz}" for suffix in _SUFFIXES for gz in ("", ".gz")]
+        found = [there[name] for name in names if name in there]
+        if not found:
+            raise DataError(f"{folder / names[0]}: no such file. {remedy}")
+        paths.append(found[0])
     return paths
 
 
@@ -179,18 +197,21 @@ def _read_genomics(name: str, data_dir: str | os.PathLike[str] | None) -> datase
     splits, where = [], []
     for split, key in (("train", "examples"), ("test", "test")):
         place = f"{builder.data_dir} ({split})"
-        count = builder.info.splits[split].num_examples if split in builder.info.splits else 0
-        good = 0 < options[key] <= count
-        require(name, options, {key: (good, f"in 1 … {count}, the examples of {place}")})
-        try:
-            source = builder.as_data_source(split, file_format="array_record")
-            rows: list[dict[str, Any]] = source.__getitems__(list(range(options[key])))
-        except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-            raise DataError(
-                f"{place}: cannot be read ({error}). Delete the folder and prepare the set again"
-            ) from error
-        sequences = [row["seq"].decode().upper() for row in rows]
-        labels = np.array([row["label"] for row in rows], np.int32)
+        records = tfds.open_split(builder, split)
+        good = 0 < options[key] <= len(records)
+        require(name, options, {key: (good, f"in 1 … {len(records)}, the examples of {place}")})
+        with files.reading(place, tfds.AGAIN):
+            (first,) = records.__getitems__([0])
+            _require_memory(name, options[key], len(first["seq"]), key)
+            rows: list[dict[str, Any]] = records.__getitems__(list(range(options[key])))
+            sequences = [row["seq"].decode().upper() for row in rows]
+            labels = np.array([row["label"] for row in rows], np.int32)
+        for number, sequence in enumerate(sequences):
+            if len(sequence) != len(sequences[0]):
+                raise DataError(
+                    f"{place}: sequence {number} has {len(sequence)} bases, but the first "
+                    f"{len(sequences[0])}. {tfds.AGAIN}"
+                )
         splits.append(
             dataset.Split(_signals(sequences, len(sequences[0]), options["unknown"]), labels)
         )

@@ -18,7 +18,7 @@ in turn. Training and test set are drawn independently; the same options give th
 
 Options (and defaults):
   length (64), motif (8): bases of a sequence, and of a motif.
-  classes (4): motifs.
+  classes (4): motifs, at most 1000.
   examples (8000), test (2000): in all.
   conserved (0.9): probability of the consensus base, above 1/4, at most 1.
   jitter (4): the motif's start is uniform within this many places of its class's centre; −1:
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset
 from lconv_jax.data.dna import BASES
-from lconv_jax.data.options import at_least, parse, require
+from lconv_jax.data.options import at_least, parse, require, require_memory
 from lconv_jax.data.records import DataError
 
 DEFAULTS = {
@@ -53,6 +53,7 @@ DEFAULTS = {
     "apart": 0,
     "seed": 0,
 }
+_MOST_CLASSES = 1000
 _MOTIFS, _TRAIN, _TEST = range(3)  # independent streams of one seed
 
 
@@ -120,13 +121,24 @@ def _generate(name: str) -> tuple[dataset.Source, Planted]:
 
 
 def _check(name: str, options: dict[str, Any]) -> None:
-    lowest = {"motif": 1, "classes": 2, "apart": 0, "jitter": -1, "seed": 0}
+    length = options["length"]
+    lowest = {"motif": 1, "classes": 2, "seed": 0}
     lowest |= {"length": options["motif"], "examples": options["classes"], "test": 1}
     accepted = at_least(options, lowest)
+    for key, low in (("jitter", -1), ("apart", 0)):
+        accepted[key] = (low <= options[key] <= length, f"in {low} … length, which is {length}")
     accepted["conserved"] = (0.25 < options["conserved"] <= 1, "above 0.25 and at most 1")
     anywhere = options["jitter"] == -1
-    accepted["apart"] = (not (anywhere and options["apart"]), "0 with jitter=-1, anywhere")
+    if anywhere:
+        accepted["apart"] = (not options["apart"], "0 with jitter=-1, anywhere")
     require(name, options, accepted)
+    few = options["classes"] <= _MOST_CLASSES
+    require(name, options, {"classes": (few, f"≤ {_MOST_CLASSES}")})
+    examples, bases = options["examples"] + options["test"], len(BASES)
+    # Of each base a draw, its code and float32 [4]; of each motif's base a draw and its steps.
+    needed = examples * (length * (24.0 + 4 * bases) + options["motif"] * 64.0)
+    needed += options["classes"] * options["motif"] * 128.0
+    require_memory(name, needed, "length, motif, classes, examples or test")
 
 
 def _uniform(generator: np.random.PCG64, *shape: int) -> NDArray[np.float64]:

@@ -39,6 +39,7 @@ _COMMON = {"gain": 10.0, "power": 2.0, "examples": 100_000, "test": 10_000, "see
 SIGNALS: dict[str, Any] = {"length": 40, "xi1": 1.0, "xi2": 2.0, **_COMMON}
 IMAGES: dict[str, Any] = {"side": 10, "xi1": 1.0, "xi2": 1.5, **_COMMON}
 
+_POSITIVE = "positive, and at most 1e6, at least 1e-6"
 # Fields that are made at a time.
 _BLOCK = 1024
 # What clipping negative eigenvalues may change a covariance by.
@@ -55,6 +56,10 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     base = name.partition(":")[0]
     given = options.parse(name, IMAGES if base.endswith("_2d") else SIGNALS)
     _check(name, given)
+    size = float(given["side"] ** 2 if "side" in given else given["length"])
+    # The arrays, float32; and a block while it is drawn and filtered, complex128 with copies.
+    needed = size * (4 * (given["examples"] + given["test"]) + 64 * (_BLOCK + 2))
+    options.require_memory(name, needed, "length or side, examples or test")
     return dataset.Source(
         name=name,
         num_classes=2,
@@ -134,10 +139,10 @@ def _check(name: str, given: Mapping[str, Any]) -> None:
     side = "side" if "side" in given else "length"
     accepted = {
         side: (given[side] >= 2, "at least 2"),
-        "gain": (0 < given["gain"] <= 1e6, "positive, and at most 1e6"),
+        "gain": (1e-6 <= given["gain"] <= 1e6, _POSITIVE),
         "power": (0 < given["power"] <= 2, "in (0, 2]"),
-        "xi1": (0 < given["xi1"] < np.inf, "positive"),
-        "xi2": (0 < given["xi2"] < np.inf, "positive"),
+        "xi1": (1e-6 <= given["xi1"] <= 1e6, _POSITIVE),
+        "xi2": (1e-6 <= given["xi2"] <= 1e6, _POSITIVE),
         "examples": (given["examples"] >= 2, "at least 2, one of each class"),
         "test": (given["test"] >= 2, "at least 2, one of each class"),
         "seed": (0 <= given["seed"] < 2**64, "in 0 … 2⁶⁴ − 1"),

@@ -6,16 +6,14 @@ axis as a big-endian 32-bit integer, and then the values. Source: http://yann.le
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import pathlib
 import struct
-import zlib
 
 import numpy as np
 
-from lconv_jax.data import dataset
+from lconv_jax.data import dataset, files, limits
 
 URL = "https://github.com/zalandoresearch/fashion-mnist"
 # Where Debian's package dataset-fashion-mnist puts the files.
@@ -38,38 +36,37 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = pathlib.Path(path)
     again = f"Download it again, for Fashion-MNIST from {URL}"
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise dataset.DataError(f"{path}: truncated or damaged gzip file. {again}") from error
-    except OSError as error:
-        raise dataset.DataError(
-            f"{path}: cannot be read ({error.strerror}). Check the path and its permissions"
-        ) from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != _UNSIGNED_BYTE or not data[3]:
-        raise dataset.DataError(
-            f"{path}: not an IDX file of unsigned bytes (starts with {data[:4].hex() or 'nothing'},"
-            f" should with 000008 and the number of axes). {again}"
-        )
-    offset = 4 + 4 * data[3]
-    if len(data) < offset:
-        raise dataset.DataError(f"{path}: truncated IDX header ({len(data)} bytes). {again}")
-    shape = struct.unpack(f">{data[3]}I", data[4:offset])
-    expected, found = math.prod(shape), len(data) - offset
-    if found != expected:
-        state = "truncated" if found < expected else "too long"
+    with files.opened(path, again) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _UNSIGNED_BYTE or not start[3]:
+            raise dataset.DataError(
+                f"{path}: not an IDX file of unsigned bytes (starts with "
+                f"{start.hex() or 'nothing'}, should with 000008 and the number of axes). {again}"
+            )
+        header = file.read(4 * start[3])
+        if len(header) < 4 * start[3]:
+            raise dataset.DataError(
+                f"{path}: truncated IDX header ({4 + len(header)} bytes). {again}"
+            )
+        shape = struct.unpack(f">{start[3]}I", header)
+        expected = math.prod(shape)
+        limits.require(f"{path}: the shape {shape} of its header", expected, again)
+        data = files.read_most(file, expected + 1)
+    if len(data) != expected:
+        state, holds = "truncated", str(len(data))
+        if len(data) > expected:
+            state, holds = "too long", "more"
         raise dataset.DataError(
             f"{path}: {state}: its header announces {expected} values (shape "
-            f"{shape}), the file holds {found}. {again}"
+            f"{shape}), the file holds {holds}. {again}"
         )
-    return np.frombuffer(data, np.uint8, offset=offset).reshape(shape)
+    with files.reading(path, again):
+        return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def holds_idx(folder: pathlib.Path) -> bool:
     """Whether the folder has at least one of the four files, so that IDX is what was meant."""
-    return any(_find(folder, name).exists() for name in _FILES)
+    return any(os.path.lexists(_find(folder, name)) for name in _FILES)
 
 
 def read_fashion_mnist(folder: str | os.PathLike[str]) -> dataset.Source:
@@ -80,7 +77,7 @@ def read_fashion_mnist(folder: str | os.PathLike[str]) -> dataset.Source:
     """
     folder = pathlib.Path(folder)
     paths = [_find(folder, name) for name in _FILES]
-    missing = [path.name for path in paths if not path.exists()]
+    missing = [name for name, path in zip(_FILES, paths, strict=True) if not os.path.lexists(path)]
     if missing:
         raise dataset.DataError(
             f"{folder}: no file {' or '.join(missing)} (with or without .gz). Put the four "
@@ -98,8 +95,10 @@ def read_fashion_mnist(folder: str | os.PathLike[str]) -> dataset.Source:
 
 
 def _find(folder: pathlib.Path, name: str) -> pathlib.Path:
-    plain = folder / name
-    return plain if plain.exists() else folder / f"{name}.gz"
+    """The file of that name, as it is published, or as some programs unpack it; packed or not."""
+    dotted = name.replace("-idx", ".idx")
+    names = (name, f"{name}.gz", dotted, f"{dotted}.gz")
+    return next((folder / each for each in names if os.path.lexists(folder / each)), folder / name)
 
 
 def _split(

@@ -48,4 +48,7 @@ def make_small(
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("usage: python -m lconv_jax.data.make_small IDX_DIR [OUTPUT.npz]")
-    make_small(*sys.argv[1:])
+    try:
+        make_small(*sys.argv[1:])
+    except (dataset.DataError, OSError) as error:
+        sys.exit(f"error: {error}")

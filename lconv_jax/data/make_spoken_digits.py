@@ -123,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         count = make_spoken_digits(arguments.folder, repeats=arguments.repeats, seed=arguments.seed)
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{count} recordings in {arguments.folder}")
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lconv_jax.data import limits
 from lconv_jax.data.records import DataError
+
+# No option is meant for more, and products of a few stay within floating point.
+_MOST = 2**64 - 1
 
 
 def parse(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `BASE:KEY=VALUE,…`, each of its default's type, defaults for the others.
 
     Raises:
-      DataError: an option that there is not, given twice, or of another type.
+      DataError: an option that there is not, given twice, of another type, or an integer beyond
+        ±(2⁶⁴ − 1).
     """
     base, _, text = name.partition(":")
     found: dict[str, Any] = {}
@@ -51,10 +56,32 @@ def at_least(found: Mapping[str, Any], lowest: Mapping[str, int]) -> dict[str, t
     return {key: (found[key] >= low, f"≥ {low}") for key, low in lowest.items()}
 
 
+def require_memory(name: str, needed: float, keys: str) -> None:
+    """Refuses options that ask for more than `limits.MADE_BYTES`.
+
+    Args:
+      name: the data set's, with its options.
+      needed: bytes of the set's arrays, and of what is held beside them while they are made.
+      keys: the options that it follows from, for the message.
+
+    Raises:
+      DataError: it is more.
+    """
+    limits.require(
+        f"data.name = {name!r}: what these options ask for",
+        needed,
+        f"Lower {keys}",
+        limits.MADE_BYTES,
+    )
+
+
 def _typed(name: str, key: str, value: str, kind: type) -> Any:
     try:
-        return kind(value)
+        typed = kind(value)
     except ValueError as error:
         raise DataError(
             f"data.name = {name!r}: {key} = {value!r} must be of type {kind.__name__}"
         ) from error
+    if kind is int and abs(typed) > _MOST:
+        raise DataError(f"data.name = {name!r}: {key} = {value} must be within ±(2⁶⁴ − 1)")
+    return typed

@@ -268,4 +268,10 @@ def _options(name: str) -> dict[str, Any]:
         "seed": (0 <= found["seed"] < 2**32, "0 … 2³² − 1"),
     }
     options.require(name, found, checks)
+    units = found["units"] * (length - window + 1 if found["kind"] == "conv" else 1)
+    # Weights and what they are computed from; the inputs' covariance; scores of a block; signals
+    # with their noise, float64, of which the calibration's are all there at once.
+    needed = 8.0 * (3 * length * units + 3 * length**2 + 2 * _BLOCK * units)
+    needed += 24.0 * length * _CALIBRATION_SIZE + 8.0 * length * (found["examples"] + found["test"])
+    options.require_memory(name, needed, "length, units, examples or test")
     return found

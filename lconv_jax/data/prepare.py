@@ -9,11 +9,14 @@ This is the one part of the package that needs TensorFlow, and it is needed once
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import pathlib
 import sys
+from collections.abc import Iterator
 
-from lconv_jax.data import dataset
+from lconv_jax.data import dataset, files, tfds
 
 
 def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
@@ -24,7 +27,8 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
       data_dir: where to put it; None: TFDS's own default.
 
     Raises:
-      DataError: TensorFlow is missing, TFDS knows no such set, or it is there in another format.
+      DataError: TensorFlow is missing, TFDS knows no such set, it is there in another format or
+        not whole, or it cannot be downloaded.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise dataset.DataError(
@@ -32,21 +36,60 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
         )
     import tensorflow_datasets
 
-    folder = None if data_dir is None else os.path.expanduser(data_dir)
-    try:
-        builder = tensorflow_datasets.builder(name, data_dir=folder)
-    except tensorflow_datasets.core.DatasetNotFoundError as error:
-        raise dataset.DataError(f"{name}: {str(error).splitlines()[0]}") from error
-    found = {file_format.value for file_format in builder.info.available_file_formats()}
-    if not builder.data_path.exists():
+    there = tfds.prepared_folder(name, data_dir)
+    if there is not None:
+        return str(_checked(name, data_dir, there))
+    folder = None if data_dir is None else str(files.place(data_dir))
+    with files.reading(name, "Give a name such as cifar10", "is no set that TFDS can prepare"):
         builder = tensorflow_datasets.builder(name, data_dir=folder, file_format="array_record")
+    target = pathlib.Path(os.fspath(builder.data_path))
+    if target.exists():
+        _remove_empty(target)
+    with (
+        _few_retries(),
+        files.reading(
+            name,
+            "See that the network reaches the server and that the disk has room, and start again: "
+            "what was downloaded is kept",
+            "could not be downloaded and prepared",
+        ),
+    ):
         builder.download_and_prepare()
-    elif "array_record" not in found:
-        raise dataset.DataError(
-            f"{builder.data_dir}: already prepared as {', '.join(sorted(found))}. Delete this "
-            "folder and prepare the set again; the download is kept beside it"
-        )
     return str(builder.data_dir)
+
+
+def _checked(
+    name: str, data_dir: str | os.PathLike[str] | None, folder: pathlib.Path
+) -> pathlib.Path:
+    """The folder, if the set in it is whole and can be read."""
+    builder = tfds.find(name, data_dir)
+    tfds.check_format(builder, name, data_dir)
+    for split in builder.info.splits:
+        tfds.open_split(builder, split)
+    return folder
+
+
+def _remove_empty(folder: pathlib.Path) -> None:
+    """Makes way for a set, in the place of what a preparation that was broken off has left."""
+    with files.reading(
+        folder,
+        "Delete this folder and prepare the set again; the download is kept beside it",
+        "is there, but holds no prepared set: its preparation may have been broken off",
+    ):
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """TFDS asks a server that cannot be reached for minutes; this makes it some seconds."""
+    from tensorflow_datasets.core.download import downloader
+
+    before = getattr(downloader, "MAX_RETRIES", None)
+    downloader.MAX_RETRIES = 4
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
 
 
 def main() -> None:
@@ -58,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(prepare(arguments.name, arguments.data_dir))
-    except dataset.DataError as error:
+    except (dataset.DataError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

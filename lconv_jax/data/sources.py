@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from lconv_jax.data import dataset, idx, npz, tfds
+from lconv_jax.data import dataset, files, idx, npz, tfds
 
 # The last 360 of the 1797 digits, in the order of scikit-learn, are the test set.
 _DIGITS_TEST = 360
@@ -41,10 +43,28 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     """
     if not isinstance(name, str) or not name:
         raise dataset.DataError(f"data.name = {name!r}: must be the name of a data set")
-    if name.endswith(".npz"):
-        return npz.read_npz(
-            pathlib.Path(data_dir or "").expanduser() / pathlib.Path(name).expanduser()
-        )
+    with unforeseen(name):
+        return _read(name, data_dir)
+
+
+@contextlib.contextmanager
+def unforeseen(name: str) -> Iterator[None]:
+    """Says what a reader did not foresee as a DataError too, with what was raised as its cause.
+
+    Readers guard what they parse themselves (`files.reading`), and say more.
+    """
+    with files.reading(
+        f"data.name = {name!r}",
+        "If the data are as the documentation says, this is a mistake of the program: report it",
+        "cannot be read for a reason that is not foreseen",
+    ):
+        yield
+
+
+def _read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+    path = files.place(data_dir) / files.place(name)
+    if name.lower().endswith(".npz"):
+        return npz.read_npz(path)
     if name == "fashion_mnist_small":
         return npz.read_npz(SMALL_PATH)
     if name == "digits":
@@ -55,8 +75,12 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if base in MADE:
         module = importlib.import_module(f"lconv_jax.data.{MADE[base]}")
         return module.read(name, data_dir)
+    if path.suffix and files.is_regular(path):
+        raise dataset.DataError(
+            f"{path}: of single files only .npz files are read. Save your arrays with numpy.savez"
+        )
     if str(data_dir or "").endswith(".npz"):
-        return npz.read_npz(pathlib.Path(data_dir or "").expanduser())._replace(name=name)
+        return npz.read_npz(files.place(data_dir))._replace(name=name)
     return tfds.read_tfds(name, data_dir, ("fashion_mnist_small", "digits", *MADE))
 
 
@@ -78,7 +102,7 @@ def _read_digits() -> dataset.Source:
 
 
 def _read_fashion_mnist(data_dir: str | os.PathLike[str] | None) -> dataset.Source:
-    folder = idx.DEBIAN_DIR if data_dir is None else pathlib.Path(data_dir).expanduser()
+    folder = idx.DEBIAN_DIR if data_dir is None else files.place(data_dir)
     if idx.holds_idx(folder):
         return idx.read_fashion_mnist(folder)
     try:

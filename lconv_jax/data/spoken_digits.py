@@ -20,10 +20,10 @@ so with 0. Without recordings a DataError says how to get some.
 
 Options (and defaults):
   frames (32), mels (32): shape of an image.
-  hop (20), window (32): milliseconds from one frame to the next, and that a frame sees.
-  rate (8000): samples a second that each recording is brought to.
+  hop (20), window (32): milliseconds from one frame to the next, and that a frame sees (≤ 1000).
+  rate (8000): samples a second that each recording is brought to, at most 1 000 000.
   low (60): Hz where the lowest band begins; the highest ends at rate / 2.
-  range (60): dB between 0 and 255.
+  range (60): dB between 0 and 255, at most 300.
   without (""): speakers to leave out altogether, their names joined by +. With the test speakers
     here, settings are chosen by speakers who are neither trained on nor tested with.
   test_speakers (""): their names, joined by +; empty: of those that are left, every fifth in
@@ -37,15 +37,14 @@ import math
 import os
 import pathlib
 import re
-import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset
-from lconv_jax.data.options import at_least, parse, require
+from lconv_jax.data import dataset, files, limits, tfds, wav
+from lconv_jax.data.options import at_least, parse, require, require_memory
 from lconv_jax.data.records import DataError
 
 DEFAULTS = {
@@ -61,6 +60,8 @@ DEFAULTS = {
 }
 _TFDS_NAME = "spoken_digit"
 _TFDS_RATE = 8000
+_MOST_WINDOW, _MOST_RANGE = 1000, 300
+_MOST_SAMPLE = 1e30  # beyond it, squares are no numbers of use
 _NAME = re.compile(r"([^_]+)_(.+)_([^_]+)\.wav", re.IGNORECASE)
 _REMEDY = (
     "Give as data.data_dir a folder of WAV files named LABEL_SPEAKER_INDEX.wav, as the recordings "
@@ -94,21 +95,21 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     """
     options = parse(name, DEFAULTS)
     _check(name, options)
-    folder = None if data_dir is None else pathlib.Path(data_dir).expanduser()
+    folder = None if data_dir is None else files.place(data_dir)
     left_out = set(filter(None, options["without"].split("+")))
     speakers: set[str] = set()
-    images, found = [], []
+    images: list[NDArray[np.uint8]] = []
+    found = []
     for recording in _recordings(folder):
         speakers.add(recording.speaker)
         if recording.speaker in left_out:
             continue
+        _check_memory(name, recording, options, len(images) + 1)
         images.append(_image(recording, options))
         found.append(recording._replace(samples=np.zeros(0)))
     _require_some(name, "without", left_out, speakers)
     where = os.path.dirname(found[0].where)
-    labels = sorted({recording.label for recording in found})
-    if all(label.isdecimal() for label in labels):
-        labels.sort(key=int)
+    labels = dataset.class_names(recording.label for recording in found)
     testing = _test_speakers(name, options["test_speakers"], speakers - left_out)
     # One of each speaker and label in turn, so that the first of a class are of all speakers.
     order = sorted(range(len(found)), key=lambda at: _turn(found[at]))
@@ -238,12 +239,13 @@ def _resampled(recording: _Recording, rate: int) -> NDArray[np.float64]:
 
     samples = recording.samples
     unsigned = samples.dtype == np.uint8
-    samples = samples.astype(np.float64) - (128 if unsigned else 0)
+    with np.errstate(invalid="ignore"):  # NaN is said below
+        samples = samples.astype(np.float64) - (128 if unsigned else 0)
+    if not len(samples) or not (np.abs(samples) < _MOST_SAMPLE).all():
+        problem = "NaN, infinite or huge samples" if len(samples) else "no samples"
+        raise DataError(f"{recording.where}: has {problem}. Record it again or remove it")
     if samples.ndim == 2:
         samples = samples.mean(1)
-    if not len(samples) or not np.isfinite(samples).all():
-        problem = "NaN or infinite samples" if len(samples) else "no samples"
-        raise DataError(f"{recording.where}: has {problem}. Record it again or remove it")
     if recording.rate == rate:
         return samples
     common = math.gcd(recording.rate, rate)
@@ -273,16 +275,9 @@ def _recordings(folder: pathlib.Path | None) -> Iterator[_Recording]:
 
 
 def _from_file(path: pathlib.Path) -> _Recording:
-    import scipy.io.wavfile
-
     label, speaker, index = _parts(path.name, str(path))
-    try:
-        rate, samples = scipy.io.wavfile.read(path)
-    except (OSError, EOFError, ValueError, struct.error) as error:
-        raise DataError(
-            f"{path}: damaged or not a WAV file ({error}). Record or copy it again, or remove it"
-        ) from error
-    return _Recording(label, speaker, index, str(path), int(rate), samples)
+    rate, samples = wav.read(path)
+    return _Recording(label, speaker, index, str(path), rate, samples)
 
 
 def _parts(file_name: str, where: str) -> tuple[str, str, str]:
@@ -310,28 +305,23 @@ def _prepared(folder: pathlib.Path | None) -> list[pathlib.Path]:
 def _from_records(paths: list[pathlib.Path]) -> Iterator[_Recording]:
     # Not through TFDS's builder: its Audio feature needs TensorFlow even to be described.
     from array_record.python import array_record_module
-    from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
 
     for path in paths:
-        try:
+        tfds.require_regular(path)
+        with files.reading(path, tfds.AGAIN):
             reader = array_record_module.ArrayRecordReader(str(path))
             records = reader.read_all()
             # A file that is cut short may be no error to the reader, but without records.
             if not records or not reader.ok() or len(records) != reader.num_records():
                 raise ValueError("damaged, or no records")
-            for record in records:
+        for number, record in enumerate(records):
+            with files.reading(f"{path}, record {number}", tfds.AGAIN):
                 feature = tf_example_pb2.Example.FromString(record).features.feature
                 file_name = feature["audio/filename"].bytes_list.value[0].decode()
                 samples = np.array(feature["audio"].int64_list.value, np.int64)
-                parts = _parts(file_name, f"{path}: {file_name}")
-                yield _Recording(*parts, f"{path.parent}/{file_name}", _TFDS_RATE, samples)
-        except (OSError, RuntimeError, IndexError, ValueError, message.DecodeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{path}: cannot be read ({error}). Delete the folder and prepare the set again"
-            ) from error
+            parts = _parts(file_name, f"{path}: {file_name}")
+            yield _Recording(*parts, f"{path.parent}/{file_name}", _TFDS_RATE, samples)
 
 
 def _test_speakers(name: str, chosen: str, speakers: set[str]) -> set[str]:
@@ -362,6 +352,10 @@ def _turn(recording: _Recording) -> tuple[Any, ...]:
 def _check(name: str, options: dict[str, Any]) -> None:
     positive = ("frames", "mels", "hop", "window", "rate", "range")
     require(name, options, at_least(options, dict.fromkeys(positive, 1)))
+    highest = {"window": _MOST_WINDOW, "rate": wav.RATES[1], "range": _MOST_RANGE}
+    require(
+        name, options, {key: (options[key] <= high, f"≤ {high}") for key, high in highest.items()}
+    )
     if options["window"] < options["hop"]:
         raise DataError(
             f"data.name = {name!r}: window = {options['window']} ms must be at least hop = "
@@ -374,3 +368,21 @@ def _check(name: str, options: dict[str, Any]) -> None:
             f"data.name = {name!r}: low = {options['low']} Hz must be in 0 … rate / 2 = "
             f"{options['rate'] / 2:g}"
         )
+
+
+def _check_memory(
+    name: str, recording: _Recording, options: dict[str, Any], recordings: int
+) -> None:
+    """For what the images so far, a recording and its spectrogram, and the bands take."""
+    rate, hop, mels = float(options["rate"]), options["hop"], options["mels"]
+    length = len(recording.samples) * max(1.0, rate / recording.rate)
+    bins = 4 * rate * options["window"] / 1000  # at most, after padding to a power of two
+    frames = 2 + length / max(1, rate * hop // 1000)
+    limits.require(
+        f"{recording.where}, brought to {rate:g} samples a second,",
+        24 * length,
+        f"Lower rate in data.name = {name!r}, or remove it",
+    )
+    needed = 48 * frames * bins + 24.0 * mels * (bins + frames)
+    needed += 2.0 * recordings * options["frames"] * mels
+    require_memory(name, needed, "frames, mels, window or rate, or raise hop")

@@ -10,17 +10,29 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from lconv_jax.data import dataset
+from lconv_jax.data import dataset, files
 
+AGAIN = (
+    "If a file is damaged or incomplete, delete the folder of this version and prepare the set "
+    "again; the download is kept beside it"
+)
 _INFO_FILE = "dataset_info.json"
+_FEATURES_FILE = "features.json"
+# Under these keys TFDS's metadata name classes, which TFDS imports.
+_CLASS_KEYS = frozenset({"pythonClassName", "python_class_name", "type"})
+_OWN_CLASS = re.compile(r"tensorflow_datasets(\.[A-Za-z]\w*)+", re.ASCII)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What TFDS stores. Of others Pillow hands some to programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 
 
 class NotPreparedError(dataset.DataError):
@@ -34,7 +46,9 @@ class NotPreparedError(dataset.DataError):
 def read_tfds(
     name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[str] = ()
 ) -> dataset.Source:
-    """The training and test split (or else validation split) of a prepared set.
+    """The splits of a prepared set: training, test, and validation if it has all three.
+
+    Without a test split the validation split is in its place.
 
     Args:
       name: as TFDS takes it: "cifar10", "cifar10:3.0.2", "imagenet_resized/8x8"; or the folder of
@@ -51,28 +65,37 @@ def read_tfds(
     """
     builder = find(name, data_dir, others)
     check_format(builder, name, data_dir)
-    num_classes, channels = _check_features(builder, name)
-    splits = list(builder.info.splits)
+    with files.reading(builder.data_dir, AGAIN):
+        num_classes, channels = _check_features(builder, name)
+        splits = list(builder.info.splits)
     test = next((split for split in ("test", "validation") if split in splits), None)
     if "train" not in splits or test is None:
         raise dataset.DataError(
             f"{builder.data_dir}: {name} has the splits {', '.join(sorted(splits))}; 'train', and "
             "'test' or 'validation', are needed. Divide it yourself and save it as an .npz file"
         )
-    where = {split: f"{builder.data_dir} ({split})" for split in ("train", test)}
-    return dataset.Source(
+    records = {
+        split: TfdsRecords(builder, split, num_classes, channels)
+        for split in ("train", "validation", "test")
+        if split in splits
+    }
+    source = dataset.Source(
         name=builder.name,
         num_classes=num_classes,
-        train=dataset.streamed(TfdsRecords(builder, "train", num_classes, channels)),
-        test=dataset.streamed(TfdsRecords(builder, test, num_classes, channels)),
-        train_file=where["train"],
-        test_file=where[test],
+        train=dataset.streamed(records["train"]),
+        test=dataset.streamed(records[test]),
+        train_file=str(records["train"]),
+        test_file=str(records[test]),
     )
+    if test == "validation" or "validation" not in records:
+        return source
+    own = records["validation"]
+    return source._replace(validation=dataset.streamed(own), validation_file=str(own))
 
 
 def holds_prepared(folder: pathlib.Path) -> bool:
     """Whether these are the files of a set themselves."""
-    return (folder / _INFO_FILE).is_file()
+    return files.is_regular(folder / _INFO_FILE)
 
 
 def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[str] = ()) -> Any:
@@ -85,33 +108,89 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[st
     import tensorflow_datasets
     from tensorflow_datasets.core import read_only_builder
 
-    folder = None if data_dir is None else str(pathlib.Path(data_dir).expanduser())
-    own = pathlib.Path(folder or "") / pathlib.Path(name).expanduser()
-    try:
-        if holds_prepared(own):
-            return read_only_builder.builder_from_directory(str(own))
-        return read_only_builder.builder_from_files(name, data_dir=folder)
-    except tensorflow_datasets.core.DatasetNotFoundError as error:
-        known = tensorflow_datasets.list_builders(with_community_datasets=False)
-        base = name.split("/")[0].split(":")[0]
-        where = folder or "TFDS's default folder (~/tensorflow_datasets, or TFDS_DATA_DIR)"
-        if base not in known:
-            close = difflib.get_close_matches(base, [*others, *known], 3)
-            raise NotPreparedError(
-                f"data.name = {name!r}: nothing of this name in {where}, and TFDS knows none"
-                + (f"; similar: {', '.join(close)}" if close else ""),
-                "Correct the name, or give the path of an .npz file",
-            ) from error
+    folder = prepared_folder(name, data_dir)
+    if folder is not None:
+        check_metadata(folder)
+        with files.reading(folder, AGAIN):
+            return read_only_builder.builder_from_directory(str(folder))
+    known = tensorflow_datasets.list_builders(with_community_datasets=False)
+    base = name.split("/")[0].split(":")[0]
+    where = data_dir or "TFDS's default folder (~/tensorflow_datasets, or TFDS_DATA_DIR)"
+    if base not in known:
+        close = difflib.get_close_matches(base, [*others, *known], 3)
         raise NotPreparedError(
-            f"{name}: not prepared in {where}", _prepare_command(name, data_dir)
-        ) from error
-    except ValueError as error:
-        # The name cannot be parsed, or the set was found in several folders.
-        problem = str(error).splitlines()[0]
-        raise dataset.DataError(
-            f"data.name = {name!r}: {problem} Accepted: a name such as fashion_mnist_small or "
-            "cifar10, or a path that ends in .npz"
-        ) from error
+            f"data.name = {name!r}: nothing of this name in {where}, and TFDS knows none"
+            + (f"; similar: {', '.join(close)}" if close else ""),
+            "Correct the name, or give the path of an .npz file",
+        )
+    raise NotPreparedError(f"{name}: not prepared in {where}", _prepare_command(name, data_dir))
+
+
+def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    """The folder of a prepared set's files, of which none is read; None: there is none.
+
+    Raises:
+      DataError: the name cannot be one, or there are several such folders.
+    """
+    from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.utils import error_utils
+
+    own = files.place(data_dir) / files.place(name)
+    if holds_prepared(own):
+        return own
+    with files.reading(
+        f"data.name = {name!r}",
+        "Accepted: a name such as fashion_mnist_small or cifar10, or a path that ends in .npz",
+        "names no data set, or several",
+    ):
+        given = None if data_dir is None else str(files.place(data_dir))
+        # As `builder_from_files` begins; but what it finds must be checked before it is read.
+        with error_utils.record_error_context():
+            found = read_only_builder._find_builder_dir(name, data_dir=given)
+        return None if found is None else pathlib.Path(os.fspath(found))
+
+
+def check_metadata(folder: pathlib.Path) -> None:
+    """Refuses a prepared set that TFDS could not read safely, before TFDS reads it.
+
+    Raises:
+      DataError: a file of metadata is missing, is no JSON, or names a class that is not one of
+        TFDS's own (TFDS would import it, and so run it); or there is a FIFO or a device in the
+        folder.
+    """
+    for path in files.listed(folder, AGAIN):
+        if not path.is_dir():
+            require_regular(path)
+    for name in (_INFO_FILE, _FEATURES_FILE):
+        path = folder / name
+        content = files.read_bytes(path, AGAIN)
+        with files.reading(path, AGAIN, "is no JSON, or not whole"):
+            _check_classes(path, content.decode())
+
+
+def _check_classes(path: pathlib.Path, text: str) -> None:
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, value in pairs:
+            if not isinstance(value, str):
+                continue
+            if key in _CLASS_KEYS and not _OWN_CLASS.fullmatch(value):
+                raise dataset.DataError(
+                    f"{path}: names the class {value!r}, whose code would be run; only classes of "
+                    "tensorflow_datasets are accepted. Save what you want to learn as an .npz file"
+                )
+            # Features may be described by JSON within JSON.
+            if "{" in value:
+                with contextlib.suppress(json.JSONDecodeError):
+                    json.loads(value, object_pairs_hook=check)
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=check)
+
+
+def require_regular(path: pathlib.Path) -> None:
+    """Raises DataError unless it is a regular file, which is neither waited for nor endless."""
+    if not files.is_regular(path):
+        raise dataset.DataError(f"{path}: is no regular file, or not there. {AGAIN}")
 
 
 def _prepare_command(name: str, data_dir: str | os.PathLike[str] | None) -> str:
@@ -125,7 +204,8 @@ def _prepare_command(name: str, data_dir: str | os.PathLike[str] | None) -> str:
 
 def check_format(builder: Any, name: str, data_dir: str | os.PathLike[str] | None) -> None:
     """Raises `NotPreparedError` where the set is not prepared in a format of random access."""
-    formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    with files.reading(builder.data_dir, AGAIN):
+        formats = {file_format.value for file_format in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise NotPreparedError(
             f"{builder.data_dir}: prepared as {', '.join(sorted(formats)) or 'nothing'}, which "
@@ -160,6 +240,35 @@ def _check_features(builder: Any, name: str) -> tuple[int, int]:
     return int(label.num_classes), int(image.shape[-1])
 
 
+def open_split(builder: Any, split: str, **options: Any) -> Any:
+    """TFDS's source of a split's records, by index.
+
+    Args:
+      builder: of the set.
+      split: its name.
+      **options: of `as_data_source`.
+
+    Raises:
+      DataError: there is no such split, or its files do not hold as many records as it should have.
+    """
+    from array_record.python import array_record_module
+
+    where = f"{builder.data_dir} ({split})"
+    with files.reading(where, AGAIN):
+        info = builder.info.splits[split]
+        for path, stated in zip(info.filepaths, info.shard_lengths, strict=True):
+            local = pathlib.Path(os.fspath(path))
+            require_regular(local)
+            reader = array_record_module.ArrayRecordReader(str(local))
+            there = reader.num_records()
+            reader.close()
+            if there != stated:
+                raise dataset.DataError(
+                    f"{local}: holds {there} records, where {_INFO_FILE} says {stated}. {AGAIN}"
+                )
+        return builder.as_data_source(split, file_format="array_record", **options)
+
+
 class TfdsRecords:
     """One split of a prepared set, as `records.Records`."""
 
@@ -168,46 +277,45 @@ class TfdsRecords:
 
         self._where = f"{builder.data_dir} ({split})"
         self._split, self._num_classes, self._channels = split, num_classes, channels
-        with self._reading():
-            self._source = builder.as_data_source(
-                split,
-                decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
-                file_format="array_record",
-            )
-        count = builder.info.splits[split].num_examples
+        decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+        self._source = open_split(builder, split, decoders=decoders)
+        count = len(self._source)
         if not count:
             raise dataset.DataError(f"{self}: holds no example. Prepare the set again")
         self.dtype = np.dtype(np.uint8)
-        with self._reading():
-            (first,) = self._source.__getitems__([0])
-            self.shape = (count, *_decode(first["image"], channels).shape)
+        (first,) = self._records([0])
+        with files.reading(f"{self}, image 0", AGAIN):
+            self.shape: tuple[int, ...] = (count, *_decode(first["image"], channels).shape)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = np.empty((len(rows), *self.shape[1:]), self.dtype)
         labels = np.empty(len(rows), np.int32)
-        with self._reading():
-            found = self._source.__getitems__(rows.tolist())
-            for place, record in enumerate(found):
-                image = _decode(record["image"], self._channels)
+        for place, record in enumerate(self._records(rows.tolist())):
+            with files.reading(f"{self}, image {rows[place]}", AGAIN):
+                image, label = _decode(record["image"], self._channels), record["label"]
                 if image.shape != self.shape[1:]:
                     raise dataset.DataError(
                         f"{self}: image {rows[place]} has shape {image.shape}, but image 0 "
                         f"{self.shape[1:]}. Images must have one size: resize them and save "
                         "them as an .npz file, or choose a data set of one size"
                     )
-                images[place], labels[place] = image, record["label"]
+                images[place], labels[place] = image, label
         dataset.check_labels(labels, self._num_classes, str(self), rows)
         return images, labels
 
     def read_labels(self, rows: np.ndarray) -> np.ndarray:
         labels = np.empty(len(rows), np.int32)
-        with self._reading():
-            for start in range(0, len(rows), dataset.BLOCK):
-                part = slice(start, start + dataset.BLOCK)
-                found = self._source.__getitems__(rows[part].tolist())
+        for start in range(0, len(rows), dataset.BLOCK):
+            part = slice(start, start + dataset.BLOCK)
+            found = self._records(rows[part].tolist())
+            with files.reading(f"{self}, labels", AGAIN):
                 labels[part] = [record["label"] for record in found]
         dataset.check_labels(labels, self._num_classes, str(self), rows)
         return labels
+
+    def _records(self, rows: list[int]) -> Any:
+        with files.reading(self, AGAIN):
+            return self._source.__getitems__(rows)
 
     def whole(self) -> None:
         return None
@@ -215,7 +323,7 @@ class TfdsRecords:
     def files(self) -> dict[str, Any]:
         """What TFDS noted when it wrote the files, and the files' names and bytes."""
         info = self._source.dataset_info.splits[self._split]
-        with self._reading():
+        with files.reading(self, AGAIN):
             return {
                 "bytes": info.num_bytes,  # of the records, uncompressed
                 "examples": info.shard_lengths,
@@ -225,23 +333,14 @@ class TfdsRecords:
     def __str__(self) -> str:
         return self._where
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except dataset.DataError:
-            raise
-        except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-            raise dataset.DataError(
-                f"{self}: cannot be read ({error}). If a file is damaged or incomplete, delete the "
-                "folder and prepare the set again"
-            ) from error
-
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
     """[H, W, C] uint8 of an encoded PNG or JPEG image."""
     import PIL.Image
 
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image.convert(_MODES[channels]))
+    try:
+        with PIL.Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            pixels = np.asarray(image.convert(_MODES[channels]))
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"no {' or '.join(_FORMATS)}; begins with {encoded[:8]!r}") from error
     return pixels.reshape(*pixels.shape[:2], channels)

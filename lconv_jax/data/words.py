@@ -3,11 +3,15 @@
     words                                     all options at their defaults
     words:diacritics=0,examples=8000,seed=3   others
 
-A word list is a text file with one word a line, UTF-8 or else Latin-1, and a class. Without
-`data_dir` they are Debian's, in /usr/share/dict: packages wamerican (or wbritish), wfrench,
-wngerman, witalian, wspanish, wportuguese, wdutch and wpolish, those that are there. With it they
-are all files of that folder but hidden ones and README*, and a file's name without suffix is its
-language. Each of Debian's lists has a licence of its own (/usr/share/doc/PACKAGE/copyright);
+A word list is a text file with one word a line, and a class: UTF-8, UTF-16 or 32 with a byte order
+mark, or else Latin-1; compressed by gzip or not. What is no part of the word is left out: blanks at
+the ends, a count before or behind the word, what follows a tab, and the flags of spelling checkers
+(`word/FLAGS`).
+
+Without `data_dir` the lists are Debian's, in /usr/share/dict: packages wamerican (or wbritish),
+wfrench, wngerman, witalian, wspanish, wportuguese, wdutch and wpolish, those that are there. With
+it they are all files of that folder but hidden ones and README*, and a file's name without suffix
+is its language. Each of Debian's lists has a licence of its own (/usr/share/doc/PACKAGE/copyright);
 nothing of them is in this package. Fewer than two lists raise a DataError that names these
 packages.
 
@@ -40,18 +44,20 @@ Options (and defaults):
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import pathlib
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import AnyStr
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset, onehot
+from lconv_jax.data import dataset, files, onehot
 from lconv_jax.data.onehot import unigram_baseline
-from lconv_jax.data.options import at_least, parse, require
+from lconv_jax.data.options import at_least, parse, require, require_memory
 from lconv_jax.data.records import DataError
 
 __all__ = ["DEFAULTS", "read", "stem_side", "unigram_baseline"]
@@ -85,6 +91,13 @@ DEFAULTS = {
     "seed": 0,
 }
 _RAREST = 1 / 2000
+# What stands beside a word: blanks and a count before it; after it a spelling checker's flags, a
+# count, or anything after a tab; and blanks.
+_BESIDE = re.compile(
+    r"^[ \t]+(?:\d+[ \t]+)?|^\d+[ \t]+"
+    r"|(?<![ \t])(?=[/ \t])(?:/[^\s/]*)?(?: *\t.*| +[\d.,]+)?[ \t]*$",
+    re.MULTILINE,
+)
 _BLOCK = 1 << 22  # bytes of a list that are looked at together
 # Letters whose marks are no combining characters.
 _PLAIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th"}
@@ -101,15 +114,19 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
       DataError: fewer than two lists, a list that has too few words, or an option out of range.
     """
     options = parse(name, DEFAULTS)
-    files = _files(data_dir, options["languages"])
-    _check(name, options, len(files))
-    texts = [_folded(path, bool(options["diacritics"])) for path in files.values()]
+    lists = _files(data_dir, options["languages"])
+    _check(name, options, len(lists))
+    texts = [_folded(path, bool(options["diacritics"])) for path in lists.values()]
     alphabet = _alphabet(texts)
-    train, test = _choose(name, options, files, texts, alphabet)
-    place = f"words ({', '.join(str(path) for path in files.values())})"
+    for path, text in zip(lists.values(), texts, strict=True):
+        if not any(map(str.isalpha, itertools.chain.from_iterable(_decoded(text)))):
+            raise DataError(f"{path}: has no letter. {_REMEDY}")
+    _check_memory(name, options, len(alphabet))
+    train, test = _choose(name, options, lists, texts, alphabet)
+    place = f"words ({', '.join(str(path) for path in lists.values())})"
     return dataset.Source(
         name="words",
-        num_classes=len(files),
+        num_classes=len(lists),
         train=_split(train, alphabet, options),
         test=_split(test, alphabet, options),
         train_file=place,
@@ -130,7 +147,7 @@ def languages(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
 
 def _files(data_dir: str | os.PathLike[str] | None, chosen: str) -> dict[str, pathlib.Path]:
     """Language → list, in alphabetical order."""
-    folder = DEBIAN_DIR if data_dir is None else pathlib.Path(data_dir).expanduser()
+    folder = DEBIAN_DIR if data_dir is None else files.place(data_dir)
     found: dict[str, pathlib.Path] = {}
     if folder.resolve() == DEBIAN_DIR:
         for language, names in _DEBIAN_LISTS.items():
@@ -139,14 +156,15 @@ def _files(data_dir: str | os.PathLike[str] | None, chosen: str) -> dict[str, pa
     else:
         if not folder.is_dir():
             raise DataError(f"words: data.data_dir = {folder}: no such folder. {_REMEDY}")
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith((".", "README")):
-                if path.stem in found:
+        for path in files.listed(folder, _REMEDY):
+            if not path.is_dir() and not path.name.startswith((".", "README")):
+                language = _language(path)
+                if language in found:
                     raise DataError(
-                        f"{path}: a second list of {path.stem}, beside {found[path.stem].name}. "
+                        f"{path}: a second list of {language}, beside {found[language].name}. "
                         "A file's name without suffix is its language: join the two, or rename one"
                     )
-                found[path.stem] = path
+                found[language] = path
     wanted = chosen.split("+") if chosen else sorted(found)
     missing = [language for language in wanted if language not in found]
     if missing or len(set(wanted)) < 2:
@@ -156,6 +174,12 @@ def _files(data_dir: str | os.PathLike[str] | None, chosen: str) -> dict[str, pa
             f"{_REMEDY}"
         )
     return {language: found[language] for language in sorted(set(wanted))}
+
+
+def _language(path: pathlib.Path) -> str:
+    """A file's name without its suffix, and without that of gzip behind it."""
+    packed = path.suffix.lower() == ".gz"
+    return pathlib.PurePath(path.stem).stem if packed else path.stem
 
 
 def _check(name: str, options: dict[str, int], languages: int) -> None:
@@ -171,32 +195,40 @@ def _check(name: str, options: dict[str, int], languages: int) -> None:
     require(name, options, accepted)
 
 
+def _check_memory(name: str, options: dict[str, int], letters: int) -> None:
+    # Of each place its letter's code, and float32 for each letter and for what it is compared to.
+    place = 4.0 + 5.0 * max(1, letters)
+    length = options["longest"] + 2 * options["margin"]
+    needed = (options["examples"] + options["test"]) * length * place
+    require_memory(name, needed, "longest, margin, examples or test")
+
+
 def _folded(path: pathlib.Path, diacritics: bool) -> bytes:
     """The list as UTF-8, lower-cased, with or without marks, one word a line."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}). Mend its rights or remove it"
-        ) from error
-    try:
-        blocks = [_fold(block.decode(), diacritics) for block in _blocks(raw)]
-    except UnicodeDecodeError:
-        blocks = [_fold(block.decode("latin-1"), diacritics) for block in _blocks(raw)]
-    return "".join(blocks).encode()
+    text = files.read_text(path, "Mend its rights or remove it", otherwise="latin-1")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
+    return "".join(_fold(block, diacritics) for block in _blocks(text)).encode()
 
 
-def _blocks(raw: bytes) -> Iterator[bytes]:
-    """Some MiB at a time, cut at the ends of lines."""
-    start = 0
-    while start < len(raw):
-        end = raw.find(b"\n", start + _BLOCK) + 1 or len(raw)
-        yield raw[start:end]
+def _blocks(text: AnyStr) -> Iterator[AnyStr]:
+    """Some millions of bytes or characters at a time, cut at the ends of lines."""
+    start, newline = 0, b"\n" if isinstance(text, bytes) else "\n"
+    while start < len(text):
+        end = text.find(newline, start + _BLOCK) + 1 or len(text)
+        yield text[start:end]
         start = end
+
+
+def _decoded(text: bytes) -> Iterator[str]:
+    return (block.decode() for block in _blocks(text))
 
 
 def _fold(text: str, diacritics: bool) -> str:
     text = text.lower().replace("\r", "").replace("\ufeff", "")
+    # Seldom anything, and slow to look for.
+    if any(sign in text for sign in " \t/"):
+        text = _BESIDE.sub("", text)
     if diacritics:
         return unicodedata.normalize("NFC", text)
     text = re.sub("[\u0300-\u036f]+", "", unicodedata.normalize("NFD", text))
@@ -214,8 +246,8 @@ def _alphabet(texts: list[bytes]) -> str:
     letters: set[str] = set()
     for text in texts:
         counts = np.zeros(0x110000, np.int64)
-        for block in _blocks(text):
-            codes = np.frombuffer(block.decode().encode("utf-32-le"), "<u4")
+        for block in _decoded(text):
+            codes = np.frombuffer(block.encode("utf-32-le"), "<u4")
             found = np.bincount(codes)
             counts[: len(found)] += found
         present = [(chr(code), counts[code]) for code in np.flatnonzero(counts)]
@@ -231,17 +263,17 @@ _Rows = list[tuple[str, int]]
 def _choose(
     name: str,
     options: dict[str, int],
-    files: dict[str, pathlib.Path],
+    lists: dict[str, pathlib.Path],
     texts: list[bytes],
     alphabet: str,
 ) -> tuple[_Rows, _Rows]:
     """Training and test words with their labels, label by label in turn."""
     pattern = re.compile(f"[{re.escape(alphabet)}]{{{options['shortest']},{options['longest']}}}")
-    wanted = {True: options["examples"] // len(files), False: options["test"] // len(files)}
+    wanted = {True: options["examples"] // len(lists), False: options["test"] // len(lists)}
     share = options["test"] / (options["examples"] + options["test"])
     orders = [_order(text, (options["seed"], label)) for label, text in enumerate(texts)]
     # Mostly enough: of the words drawn some are too long, and some shared.
-    drawn = [6 * sum(wanted.values())] * len(files)
+    drawn = [6 * sum(wanted.values())] * len(lists)
     while True:
         words = [
             _drawn(text, order[:count], pattern)
@@ -251,13 +283,13 @@ def _choose(
         sides: dict[bool, list[list[str]]] = {True: [], False: []}
         for own in words:
             training = {word: _is_training(word, options, share) for word in own}
-            for side, lists in sides.items():
+            for side, chosen in sides.items():
                 kept = [w for w in own if training[w] == side and w not in shared]
-                lists.append(kept[: wanted[side]])
+                chosen.append(kept[: wanted[side]])
         short = [
             (label, side)
-            for side, lists in sides.items()
-            for label, kept in enumerate(lists)
+            for side, chosen in sides.items()
+            for label, kept in enumerate(chosen)
             if len(kept) < wanted[side]
         ]
         if not short:
@@ -265,13 +297,21 @@ def _choose(
         for label, side in short:
             if drawn[label] >= len(orders[label]):
                 raise DataError(
-                    f"{list(files.values())[label]}: has {len(sides[side][label])} words for "
+                    f"{list(lists.values())[label]}: has {len(sides[side][label])} words for "
                     f"{'training' if side else 'testing'} that no other list has, but "
-                    f"{wanted[side]} are needed. Give a longer list, or a smaller "
-                    f"{'examples' if side else 'test'} in data.name = {name!r}"
+                    f"{wanted[side]} are needed; {_seen(texts[label], pattern)}. Give a longer "
+                    f"list, or a smaller {'examples' if side else 'test'} in data.name = {name!r}"
                 )
         for label in {label for label, _ in short}:
             drawn[label] *= 2
+
+
+def _seen(text: bytes, pattern: re.Pattern[str]) -> str:
+    """What a list has, for the message that it is too little."""
+    lines = text.decode().splitlines()
+    others = [line for line in lines if not pattern.fullmatch(line)]
+    seen = f"{len(lines) - len(others)} of its {len(lines)} lines are of such length and letters"
+    return seen + (f", and others as {others[0][:40]!r}" if others else "")
 
 
 def _is_training(word: str, options: dict[str, int], share: float) -> bool:
@@ -302,8 +342,8 @@ def _shared(words: list[list[str]], texts: list[bytes]) -> set[str]:
     shared: set[str] = set()
     for label, text in enumerate(texts):
         others = {word for other, own in enumerate(words) if other != label for word in own}
-        for block in _blocks(text):
-            shared |= others.intersection(block.decode().split("\n"))
+        for block in _decoded(text):
+            shared |= others.intersection(block.split("\n"))
     return shared
 
 

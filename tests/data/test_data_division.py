@@ -82,29 +82,100 @@ def test_a_subset_is_the_head_of_each_class():
     assert indices_of(divided.train).tolist() == expected
 
 
+IMBALANCED = np.random.RandomState(1).permutation(np.repeat([0, 1, 2], [390, 7, 3]))
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "most"),
+    ("key", "value", "each"),
     [
-        ("examples", -3, 90),
-        ("examples", 10, 90),
-        ("examples", 93, 90),
-        ("examples", 3.0, None),
-        ("validation", -3, 87),
-        ("validation", 20, 87),
-        ("validation", 90, 87),
-        ("validation", True, None),
+        ("validation", 40, [39, 1, 0]),  # of 389, 6 and 2 that the classes can spare
+        ("validation", 100, [98, 2, 0]),
+        ("validation", 397, [389, 6, 2]),
+        ("validation", 6, [2, 2, 2]),
+        ("examples", 40, [37, 2, 1]),
+        ("examples", 400, [390, 7, 3]),
+        ("examples", 3, [1, 1, 1]),
     ],
 )
-def test_impossible_divisions_are_refused(key, value, most):
+def test_what_cannot_be_balanced_is_in_proportion(key, value, each):
     arguments = {"validation": 0, "examples": 0, key: value}
-    accepts = "integer" if most is None else f"a multiple of 3 up to {most}"
+    divided = dataset.divide(make_source(IMBALANCED), seed=0, **arguments)
+    chosen = divided.validation if key == "validation" else divided.train
+    assert np.bincount(chosen.labels, minlength=3).tolist() == each
+    if key == "validation":
+        assert np.bincount(divided.train.labels).tolist() == [
+            390 - each[0],
+            7 - each[1],
+            3 - each[2],
+        ]
+        assert not set(indices_of(divided.train)) & set(indices_of(chosen))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 50), min_size=2, max_size=5),
+    key=st.sampled_from(["data.validation", "data.examples"]),
+    share=st.floats(0, 1),
+)
+def test_numbers_of_classes_add_up_and_are_in_proportion(sizes, key, share):
+    labels, sizes = np.repeat(np.arange(len(sizes)), sizes), np.array(sizes)
+    present = np.minimum(sizes, 1)
+    low = present.sum() if key == "data.examples" else 0
+    high = sizes.sum() - (0 if key == "data.examples" else present.sum())
+    value = max(1, int(low + share * (high - low)))
+    if value > high:
+        return
+    each = dataset.apportion(key, value, labels, len(sizes), "some")
+    assert each.sum() == value
+    kept = each if key == "data.examples" else sizes - each
+    assert (kept >= present).all()
+    assert (kept <= sizes).all()
+    assert (each >= 0).all()
+    if (each != each[0]).any():
+        larger = np.argsort(sizes, kind="stable")
+        assert (np.diff(each[larger]) >= -1).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepts"),
+    [
+        ("examples", -3, "0, or 3 … 120"),
+        ("examples", 2, "0, or 3 … 120"),
+        ("examples", 121, "0, or 3 … 120"),
+        ("examples", 3.0, "integer"),
+        ("validation", -3, "0, or 1 … 117"),
+        ("validation", 118, "0, or 1 … 117"),
+        ("validation", True, "integer"),
+    ],
+)
+def test_impossible_divisions_are_refused(key, value, accepts):
+    arguments = {"validation": 0, "examples": 0, key: value}
     with pytest.raises(ValueError, match=f"data.{key} = {value}.*{accepts}"):
         dataset.divide(make_source(LABELS), seed=0, **arguments)
 
 
 def test_a_validation_split_must_fit_in_the_subset():
-    with pytest.raises(data.DataError, match=r"data\.validation = 12: .* up to 9"):
+    with pytest.raises(data.DataError, match=r"data\.validation = 12: .* 1 … 9"):
         dataset.divide(make_source(LABELS), validation=12, examples=12, seed=0)
+
+
+def test_a_validation_split_of_its_own_is_used_unless_another_is_asked_for():
+    source = make_source(LABELS)
+    own = dataset.Split(source.test.images[:5], source.test.labels[:5])
+    source = source._replace(validation=own, validation_file="own file")
+    divided = dataset.divide(source, validation=0, examples=0, seed=0)
+    assert indices_of(divided.validation).tolist() == [0, 1, 2, 3, 4]
+    assert len(divided.train.labels) == 120
+    divided = dataset.divide(source, validation=9, examples=0, seed=0)
+    assert (len(divided.validation.labels), len(divided.train.labels)) == (9, 111)
+    wrong = source._replace(validation=dataset.Split(own.images, own.labels + 2))
+    with pytest.raises(data.DataError, match="own file: label 3 of example"):
+        dataset.divide(wrong, validation=0, examples=0, seed=0)
+
+
+def test_one_class_is_refused_for_every_source():
+    with pytest.raises(data.DataError, match="train file: every label is 1; two classes"):
+        dataset.divide(make_source(np.ones(5)), validation=0, examples=0, seed=0)
 
 
 def test_digits_are_those_of_scikit_learn():

@@ -1,5 +1,7 @@
 """DNA: FASTA files, TFDS's genomics_ood, and planted motifs."""
 
+import gzip
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,6 +70,11 @@ def test_numbers_are_ordered_as_numbers(tmp_path):
         (TRAIN, [("d label=x", "ACG")], r"test\.fasta: sequence 0 has 3 .* 4\. .*dna:length=4"),
         (TRAIN[:1], TRAIN[:1], r"train\.fasta: every label is x"),
         ([], TRAIN, r"train\.fasta: not a FASTA file"),
+        (
+            [("p label=x", "MEEPQSDPSVEPPLSQETFS")],
+            TRAIN,
+            r"60% of its letters \(EFLPQ\) .*proteins",
+        ),
     ],
 )
 def test_refusals_of_files(tmp_path, train, test, message):
@@ -81,6 +88,26 @@ def test_a_byte_order_mark_is_no_letter(tmp_path):
     file.write_text(file.read_text(), encoding="utf-8-sig")
     loaded = data.load("dna", tmp_path)
     np.testing.assert_array_equal(loaded.train.images, loaded.test.images)
+
+
+@pytest.mark.parametrize("name", ["train.fna", "Train.FASTA", "train.fa.gz", "train.fasta.gz"])
+def test_files_as_people_have_them(tmp_path, name):
+    expected = data.digest(data.load("dna", write(tmp_path, TRAIN, TRAIN)))
+    file = tmp_path / "train.fasta"
+    content = file.read_bytes().replace(b"\n", b"\r\n")
+    file.unlink()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert data.digest(data.load("dna", tmp_path)) == expected
+
+
+def test_a_length_that_no_memory_takes(tmp_path):
+    with pytest.raises(data.DataError, match=r"would take .* GiB .*Lower length"):
+        data.load("dna:length=999999999999", write(tmp_path, TRAIN, TRAIN))
+
+
+def test_labels_that_are_no_numbers_python_reads(tmp_path):
+    train = [("a label=" + "1" * 5000, "ACGT"), ("b label=2", "ACGT")]
+    assert data.load("dna", write(tmp_path, train, train)).num_classes == 2
 
 
 @pytest.mark.parametrize("unknown", ["nan", "inf", "-0.1", "1.5"])

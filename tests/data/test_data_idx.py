@@ -96,6 +96,27 @@ def test_fashion_mnist_from_a_folder(tmp_path, compressed):
     assert loaded.train.labels.dtype == np.int32
 
 
+def test_names_with_a_dot_are_found(tmp_path):
+    write_fashion(tmp_path, compressed=False)
+    expected = data.digest(data.load("fashion_mnist", tmp_path))
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    assert data.digest(data.load("fashion_mnist", tmp_path)) == expected
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_header_cannot_ask_for_more_than_there_is(tmp_path, compressed):
+    content = struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3) + bytes(10)
+    path = tmp_path / "file"
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(data.DataError, match=r"file: the shape .* of its header would take"):
+        idx.read_idx(path)
+    content = struct.pack(">BBBB1I", 0, 0, 8, 1, 2**30) + bytes(10)
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(data.DataError, match=r"truncated.* holds 10"):
+        idx.read_idx(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     write_fashion(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()

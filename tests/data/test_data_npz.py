@@ -1,5 +1,9 @@
 """Data sets in .npz files: what is accepted, and what is refused with which words."""
 
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -65,7 +69,18 @@ def test_medmnist_layout(tmp_path):
         },
     )
     assert loaded.train.labels.tolist() == arrays["y_train"].tolist()
-    assert len(loaded.validation.labels) == 0
+    np.testing.assert_array_equal(loaded.validation.images, arrays["x_test"])
+    assert loaded.validation.labels.tolist() == arrays["y_test"].tolist()
+    held_out = data.load("set.npz", tmp_path, validation=6)
+    assert (len(held_out.validation.labels), len(held_out.train.labels)) == (6, 24)
+
+
+def test_half_a_validation_split_is_refused(tmp_path):
+    arrays = make_arrays()
+    with pytest.raises(data.DataError, match=r"validation split it holds x_val; .*x_val y_val"):
+        save(tmp_path, arrays | {"x_val": arrays["x_test"]})
+    with pytest.raises(data.DataError, match=r"set.npz \(x_valid, y_valid\): label 3 of example 3"):
+        save(tmp_path, arrays | {"x_valid": arrays["x_test"], "y_valid": np.arange(9) % 4})
 
 
 def test_a_path_stands_alone_or_under_data_dir(tmp_path):
@@ -97,7 +112,13 @@ MIXED[:] = [np.zeros((4 + i % 2, 4), np.uint8) for i in range(30)]
         ({"x_test": np.full((9, 6, 5), np.inf)}, "x_test has NaN or infinity.* 9 examples"),
         ({"x_test": np.zeros((9, 6, 6), np.uint8)}, r"x_test.*\(6, 6, 1\).*Resize"),
         ({"x_test": np.zeros((9, 6, 5), np.float32)}, r"x_test.*float32.*uint8.*Convert"),
-        ({"y_train": np.arange(30) / 2}, "y_train has type float64.*integers"),
+        ({"y_train": np.arange(30) / 2}, r"y_train has type float64.*integers.*astype\(int\)"),
+        ({"y_train": np.arange(30) % 2 > 0}, r"y_train has type bool.*astype\(int\)"),
+        ({"y_train": np.array(["cat", "dog"] * 15)}, r"y_train has type <U3.*numpy\.unique"),
+        (
+            {"x_train": np.zeros((30, 3, 8, 8), np.uint8)},
+            r"3 rows high.*last.*moveaxis\(x_train, 1",
+        ),
         ({"y_train": np.eye(3, dtype=int)[np.arange(30) % 3]}, r"\(30, 3\).*argmax"),
         ({"y_train": np.arange(30) % 3 - 1}, "y_train: label -1 of example 0 is out of range"),
         ({"y_train": np.arange(30) % 3 + 1}, "largest label is 3, but class 0 has no example"),
@@ -112,6 +133,89 @@ MIXED[:] = [np.zeros((4 + i % 2, 4), np.uint8) for i in range(30)]
 def test_refusals(tmp_path, changes, message):
     with pytest.raises(data.DataError, match=f"set.npz.*{message}"):
         save(tmp_path, make_arrays(**changes))
+
+
+def test_signals_with_channels_first_are_refused(tmp_path):
+    arrays = make_arrays((2, 50), np.float32)
+    names = ("train_signals", "train_labels", "test_signals", "test_labels")
+    with pytest.raises(data.DataError, match=r"2 places long.* 50 channels.*\[N, C, L\]"):
+        save(tmp_path, dict(zip(names, arrays.values(), strict=True)))
+
+
+def with_member(path, content, name="x_train.npy", **how):
+    """A good file but for one member."""
+    np.savez(path, **make_arrays(x_train=None))
+    with zipfile.ZipFile(path, "a", **how) as archive:
+        archive.writestr(name, content)
+
+
+def header(shape, descr="|u1"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header((10**12, 6, 5)), r"damaged: the header of x_train announces 30000000000000 bytes"),
+        (header((10**30, 6, 5)), r"damaged: the header of x_train announces 3\d+ bytes"),
+        (header((30, 6, 5)) + bytes(899), r"announces 900 bytes .* holds 899"),
+        (header((30, 6, 5)) + bytes(901), r"announces 900 bytes .* holds 901"),
+        (header((-30, 6, -5)) + bytes(900), r"damaged: the header of x_train"),
+        (header((10**30, 6, 5), "|V0"), r"x_train has type"),
+        (b"these are words", r"damaged: x_train is no whole array"),
+        (b"\x93NUMPY\x09\0" + bytes(99), r"x_train"),
+        (b"\x93NUMPY\x01\0\xff\xff{'descr':", r"damaged: x_train is no whole array"),
+    ],
+)
+def test_a_member_that_is_not_what_its_header_says(tmp_path, content, message):
+    with_member(tmp_path / "set.npz", content)
+    with pytest.raises(data.DataError, match=message):
+        data.load("set.npz", tmp_path)
+
+
+def test_compression_that_numpy_does_not_use(tmp_path):
+    with_member(tmp_path / "set.npz", b"", compression=zipfile.ZIP_BZIP2)
+    with pytest.raises(data.DataError, match=r"x_train is encrypted, or compressed.*number 12"):
+        data.load("set.npz", tmp_path)
+
+
+def test_more_than_could_have_been_packed(tmp_path):
+    """A directory entry that states a terabyte, as the header does, for a file of a kilobyte."""
+    path = tmp_path / "set.npz"
+    with_member(path, header((10**12,)))
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"x_train.npy") - 46  # the last directory entry
+    content[entry + 24 : entry + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match=r"damaged: .*x_train"):
+        data.load("set.npz", tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "set.npz")
+    with pytest.raises(data.DataError, match=r"set\.npz: is no regular file, but a FIFO"):
+        data.load("set.npz", tmp_path)
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(data.DataError, match=r"folder\.npz: is a folder"):
+        data.load("folder.npz", tmp_path)
+
+
+def test_links_and_suffixes_in_capitals(tmp_path):
+    loaded = save(tmp_path, make_arrays())
+    (tmp_path / "OTHER.NPZ").symlink_to(tmp_path / "set.npz")
+    np.testing.assert_array_equal(
+        data.load("OTHER.NPZ", tmp_path).train.images, loaded.train.images
+    )
+
+
+def test_other_files_are_named_as_what_is_not_read(tmp_path):
+    (tmp_path / "set.csv").write_text("1,2\n")
+    with pytest.raises(data.DataError, match=r"set\.csv: of single files only \.npz"):
+        data.load("set.csv", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"text"])

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import struct
+import warnings
 
 import numpy as np
 import pytest
 import scipy.io.wavfile
 
 from lconv_jax import data
-from lconv_jax.data import make_spoken_digits, spoken_digits
+from lconv_jax.data import make_spoken_digits, spoken_digits, wav
 
 SETTINGS = {"hop": 20, "window": 32, "mels": 32, "low": 60, "decibels": 60}
 
@@ -173,6 +175,11 @@ def test_the_digest_is_that_of_the_recordings(tmp_path):
         ("window=10", "window = 10 ms must be at least hop = 20 ms"),
         ("rate=20", "hop must be a sample or more"),
         ("low=4000", "low = 4000 Hz must be in 0 … rate / 2 = 4000"),
+        ("mels=1000000000", "would take .* GiB .*Lower frames, mels"),
+        ("frames=1000000000000", "would take .* GiB"),
+        ("window=10000000", "window = 10000000 must be ≤ 1000"),
+        ("rate=4000000000", "rate = 4000000000 must be ≤ 1000000"),
+        ("range=1000", "range = 1000 must be ≤ 300"),
         ("test_speakers=dora", "must be some, not all, of the speakers.*ann, bob, cy"),
         ("test_speakers=ann+bob+cy", "must be some, not all"),
         ("without=dora", "without = dora must be some, not all, of the speakers.*ann, bob, cy"),
@@ -197,6 +204,90 @@ def test_bad_files_are_named(tmp_path):
             data.load("spoken_digits", folder)
     write(folder, "1_ann_5.wav", np.full(9, np.nan), dtype=np.float32)
     with pytest.raises(data.DataError, match=r"1_ann_5\.wav: has NaN"):
+        data.load("spoken_digits", folder)
+
+
+def changed_wav(folder, **fields):
+    """A good file but for some fields of its header, at their places in bytes."""
+    folder = make_folder(folder, repeats=1)
+    path = folder / "0_ann_0.wav"
+    content = bytearray(path.read_bytes())
+    for at, (size, value) in fields.items():
+        at = int(at.removeprefix("at"))
+        content[at : at + size] = value.to_bytes(size, "little")
+    path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"at4": (4, 0), "at40": (4, 0)}, "states 0 bytes of samples"),
+        ({"at40": (4, 6401)}, "the samples should have 6401 bytes, of which 6400 are there"),
+        ({"at4": (4, 6437)}, "the file should have 6445 bytes, of which 6444 are there"),
+        ({"at22": (2, 0)}, "0 channels"),
+        ({"at24": (4, 0)}, "0 samples a second; 1000 … 1000000 are accepted"),
+        ({"at24": (4, 1)}, "1 samples a second"),
+        ({"at24": (4, 4 * 10**9)}, "4000000000 samples a second"),
+        ({"at32": (2, 0)}, "0 bytes for a sample"),
+        ({"at34": (2, 99)}, "samples of 99 bits in 2 bytes"),
+        ({"at20": (2, 7)}, "MULAW"),
+    ],
+)
+def test_headers_that_cannot_be_are_refused(tmp_path, fields, message):
+    with pytest.raises(data.DataError, match=rf"0_ann_0\.wav: damaged or not a WAV.*{message}"):
+        data.load("spoken_digits", changed_wav(tmp_path / "set", **fields))
+
+
+def test_a_stream_s_sizes_are_good(tmp_path):
+    streamed = {"at4": (4, 0xFFFFFFFF), "at40": (4, 0xFFFFFFFF)}
+    expected = data.digest(data.load("spoken_digits", changed_wav(tmp_path / "a")))
+    assert data.digest(data.load("spoken_digits", changed_wav(tmp_path / "b", **streamed))) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize("kept", [46, 3000])
+def test_a_file_that_was_cut_is_refused(tmp_path, kept):
+    folder = make_folder(tmp_path / "set", repeats=1)
+    (folder / "0_ann_0.wav").write_bytes((folder / "0_ann_0.wav").read_bytes()[:kept])
+    with pytest.raises(data.DataError, match=rf"0_ann_0\.wav: damaged.*of which {kept} are there"):
+        data.load("spoken_digits", folder)
+
+
+@pytest.mark.parametrize("kind", ["RIFX", "RF64", "24 bits", "odd chunk"])
+def test_other_kinds_of_wav_are_read_like_scipy_does(tmp_path, kind):
+    samples = np.arange(-50, 50, dtype="<i2")
+    form, body, magic, size = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16), b"", b"RIFF", "<I"
+    content = samples.tobytes()
+    if kind == "RIFX":
+        magic, size, content = b"RIFX", ">I", samples.astype(">i2").tobytes()
+        form = struct.pack(">HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    elif kind == "24 bits":
+        form = struct.pack("<HHIIHH", 1, 1, 8000, 24000, 3, 24)
+        content = b"".join(int(s).to_bytes(3, "little", signed=True) for s in samples)
+    elif kind == "odd chunk":
+        body = b"note" + struct.pack("<I", 3) + b"abc\0"
+    stated = struct.pack(size, len(content))
+    whole = 4 + len(body) + 24 + 8 + len(content)
+    if kind == "RF64":
+        magic, stated = b"RF64", b"\xff" * 4
+        body = b"ds64" + struct.pack("<IQQQI", 28, whole + 36, len(content), 0, 0)
+    riff = b"\xff" * 4 if kind == "RF64" else struct.pack(size, whole)
+    file = magic + riff + b"WAVE" + body + b"fmt " + struct.pack(size, 16) + form
+    (tmp_path / "a.wav").write_bytes(file + b"data" + stated + content)
+    rate, read = wav.read(tmp_path / "a.wav")
+    assert rate == 8000
+    np.testing.assert_array_equal(read, samples.astype(int) << (8 if kind == "24 bits" else 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)
+        np.testing.assert_array_equal(read, scipy.io.wavfile.read(tmp_path / "a.wav")[1])
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    folder = make_folder(tmp_path / "set", repeats=1)
+    os.mkfifo(folder / "1_ann_9.wav")
+    with pytest.raises(data.DataError, match=r"1_ann_9\.wav: is no regular file"):
         data.load("spoken_digits", folder)
 
 

@@ -1,6 +1,8 @@
 """Words of languages: what is drawn from word lists, and how it is divided."""
 
+import gzip
 import itertools
+import os
 import pathlib
 import random
 import string
@@ -129,6 +131,77 @@ def test_latin_1_is_read_like_utf_8(tmp_path):
     assert data.digest(utf_8) == data.digest(latin_1)
 
 
+def in_another_form(form: str, entries: list[str]) -> bytes:
+    rng = random.Random(0)
+    lines = {
+        "blank at the end": [f"{word}  " for word in entries],
+        "CRLF": [f"{word}\r" for word in entries],
+        "tab and count": [f"{word}\t{rng.randint(1, 10**6)}" for word in entries],
+        "count behind": [f"{word} {rng.randint(1, 10**6)}" for word in entries],
+        "count before": [f"{rng.randint(1, 999):7d} {word}" for word in entries],
+        "flags": [f"{word}/{rng.choice(['S', 'GDRS', '12,4'])}" for word in entries],
+        "flags and morphology": [f"{word}/S\tpo:noun is:{word}" for word in entries],
+    }.get(form, entries)
+    text = ("\r" if form == "CR" else "\n").join(lines)
+    encoded = text.encode(form if form.startswith("utf") else "utf-8")
+    return gzip.compress(encoded) if form == "gzip" else encoded
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("blank at the end", "CRLF", "CR", "tab and count", "count behind", "count before"),
+        *("flags", "flags and morphology", "gzip", "utf-8-sig", "utf-16", "utf-32"),
+    ],
+)
+def test_lists_of_other_forms_are_read_like_one_word_a_line(tmp_path, form):
+    lists = {
+        "alpine": random_words("abcdéf", 300, 0),
+        "boreal": random_words("uvwxyzü", 300, 1),
+    }
+    for folder in ("plain", "other"):
+        (tmp_path / folder).mkdir()
+        for language, entries in lists.items():
+            suffix = ".txt.gz" if (folder, form) == ("other", "gzip") else ".txt"
+            content = in_another_form(form if folder == "other" else "plain", entries)
+            (tmp_path / folder / f"{language}{suffix}").write_bytes(content)
+    plain, other = (data.load(SMALL, tmp_path / folder) for folder in ("plain", "other"))
+    assert data.digest(plain) == data.digest(other)
+
+
+def test_blanks_without_end_take_no_time():
+    text = "a" + " " * 10**6 + "b\n" + "/" * 10**6 + "b"
+    assert words._fold(text, True).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("word\n".encode("utf-16-le"), "alpine: has zero bytes.*UTF-16.*Save it as UTF-8"),
+        (b"PK\x03\x04" + bytes(20), "alpine: is a ZIP archive"),
+        (b"BZh91AY", "alpine: is compressed by bzip2. Unpack it"),
+        (gzip.compress(b"word\n")[:-9], "alpine: truncated or damaged gzip"),
+        (b"\xff\xfea", "alpine: is not the text it begins as"),
+        (b"", "alpine: has no letter"),
+        (b"1\n2\n", "alpine: has no letter"),
+        (
+            b"to be or not\n" * 99,
+            r"alpine: has 0 words .*0 of its 99 lines.*others as 'to be or not",
+        ),
+    ],
+)
+def test_what_is_no_list_of_words_says_what_was_seen(folder, content, message):
+    (folder / "alpine").write_bytes(content)
+    with pytest.raises(data.DataError, match=message):
+        data.load(SMALL, folder)
+
+
+def test_a_fifo_in_the_folder_is_not_waited_for(folder):
+    os.mkfifo(folder / "coastal")
+    with pytest.raises(data.DataError, match="coastal: is no regular file"):
+        data.load("words:examples=60,test=30,longest=8", folder)
+
+
 def test_blocks_do_not_cut_words(folder, monkeypatch):
     whole = data.digest(data.load(SMALL, folder))
     monkeypatch.setattr(words, "_BLOCK", 50)
@@ -200,6 +273,9 @@ def test_one_hot_and_back(sequences, start):
         ("words:languages=alpine+martian", "no list of martian.*lists of alpine, boreal"),
         ("words:examples=4000", "alpine: has .* words for training.*longer list"),
         ("words:colour=1", "not an option of words"),
+        ("words:margin=1000000000", "would take .* GiB .*Lower longest, margin"),
+        ("words:longest=5000000000", "would take .* GiB"),
+        ("words:examples=2000000000000", "would take .* GiB"),
     ],
 )
 def test_refusals(folder, name, message):

@@ -1,0 +1,47 @@
+"""What data may take of the memory: asked before anything is allocated."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+
+from lconv_jax.data.records import DataError
+
+# What a data set that is made to order, and making it, may take: far more than any is meant for.
+MADE_BYTES = 8 * 2**30
+
+_CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
+
+
+@functools.cache
+def machine_bytes() -> int:
+    """The memory of this machine, or what a container leaves of it."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        found = MADE_BYTES
+    try:
+        return min(found, int(_CGROUP.read_text()))
+    except (OSError, ValueError):
+        return found
+
+
+def require(what: str, needed: float, remedy: str, most: int | None = None) -> None:
+    """Refuses what needs more memory than there is.
+
+    Args:
+      what: what would take it, as a sentence begins.
+      needed: bytes.
+      remedy: what to do, as a sentence.
+      most: bytes that are accepted; the machine's memory is an upper bound in any case.
+
+    Raises:
+      DataError: it needs more.
+    """
+    accepted = min(machine_bytes(), machine_bytes() if most is None else most)
+    if needed > accepted:
+        raise DataError(
+            f"{what} would take {needed / 2**30:.3g} GiB of memory; at most "
+            f"{accepted / 2**30:.3g} GiB are accepted here. {remedy}"
+        )
