@@ -19,6 +19,7 @@ import ml_collections
 
 from lconv_jax import data, models
 from lconv_jax.data import policies, sources
+from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")
@@ -354,11 +355,11 @@ def is_free(name: str) -> bool:
 
 def table() -> str:
     """Every key as a Markdown table."""
-    rows = ["| key | default | accepts | meaning |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, key in KEYS.items():
         kind = type(key.default).__name__
-        rows.append(f"| `{name}` | `{key.default!r}` | {kind}, {key.accepts} | {key.meaning} |")
-    return "\n".join(rows)
+        rows.append([f"`{name}`", f"`{key.default!r}`", f"{kind}, {key.accepts}", key.meaning])
+    return markdown(["key", "default", "accepts", "meaning"], rows)
 
 
 if __name__ == "__main__":

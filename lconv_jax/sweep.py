@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from rich import box, console
 from rich import table as rich_table
 
-from lconv_jax import cache, data, together, train
+from lconv_jax import cache, data, tables, together, train
 from lconv_jax import config as config_lib
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
@@ -339,8 +339,7 @@ def _spread(mean: float | None, sd: float | None) -> str:
 def markdown(result: Mapping[str, Any]) -> str:
     """The ranking as a Markdown table, with the best setting's command."""
     head, *body = rows(result)
-    lines = [head, ["---"] * len(head), *body]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = tables.markdown(head, body) + "\n"
     return text + (f"\n    {result['best']['command']}\n" if result["best"] else "")
 
 

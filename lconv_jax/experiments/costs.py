@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lconv_jax import data, distributed, models, programs, sharding, together
+from lconv_jax.tables import markdown
 
 # A program is timed for about this long, after a first call that is not counted.
 _SECONDS = 2.0
@@ -63,10 +64,7 @@ def table(jobs: Sequence[Job]) -> str:
     """
     if not jobs:
         return "Nothing is missing."
-    rows = [
-        "| runs | weights | GFLOP a step | steps | memory, MiB | s a step | hours |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     measured: dict[Any, Cost] = {}
     datasets: dict[Any, data.Dataset] = {}
     hours = 0.0
@@ -91,10 +89,11 @@ def table(jobs: Sequence[Job]) -> str:
             "does not fit here" if math.isnan(cost.seconds) else f"{cost.seconds:.3g}",
             "–" if math.isnan(took) else f"{took:.2f}",
         ]
-        rows.append(f"| {' | '.join(shown)} |")
+        rows.append(shown)
     total = "unknown here" if math.isnan(hours) else f"about {hours:.1f} hours of training steps"
     device = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
-    return "\n".join([*rows, "", f"In all {total} on {device}."])
+    head = ["runs", "weights", "GFLOP a step", "steps", "memory, MiB", "s a step", "hours"]
+    return f"{markdown(head, rows)}\n\nIn all {total} on {device}."
 
 
 def _like(config: Any) -> tuple[Any, ...]:

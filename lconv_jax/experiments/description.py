@@ -2,38 +2,68 @@
 
     python -m lconv_jax.experiments.description --group=seeds
     python -m lconv_jax.experiments.description --group=epochs
-    python -m lconv_jax.experiments.description --group=draw
 
 `seeds` trains each network, shortens and describes it, five seeds each; `epochs` describes one run
-of s_fc as it trains; `draw` makes the figures. Run it from the root of a clone: it reads configs/.
+of s_fc as it trains, and its figure is made from the run directory.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
 
 from lconv_jax import analysis, certify, mdl, metrics, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import code_lengths, describe, load_run
-from lconv_jax.experiments.runs import get_config, read_kept, write_kept
+from lconv_jax.experiments import runs
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.mdl.network import count_errors
 from lconv_jax.shorten import shorten
+from lconv_jax.tables import markdown
 from lconv_jax.workdir import read_config, read_summary
 
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2
+# Files under configs/mdl/.
 TITLES = {
     "sfc": "s_fc, β-lasso",
     "sfc_sgd": "s_fc, SGD",
     "sconv": "s_conv, SGD",
     "slocal": "s_local, SGD",
 }
+
+
+class Cell(NamedTuple):
+    """A run: a network, and a seed."""
+
+    model: str  # a key of TITLES
+    by_epoch: bool = False  # described as it trains, with its run directory for a result
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """The name of its run directory, and of the file of its result."""
+        return f"{self.model}-epochs" if self.by_epoch else f"{self.model}-seed{self.seed}"
+
+
+BY_EPOCH = Cell("sfc", by_epoch=True)
+
+
+def cells(models: Iterable[str]) -> list[Cell]:
+    """The networks that are shortened."""
+    return [Cell(model) for model in models]
+
+
+def configs(cells: Iterable[Cell], data_dir: str = "") -> dict[Cell, Any]:
+    """The configuration of each run."""
+    found = {}
+    for cell in cells:
+        changes = {"seed": cell.seed, "data.data_dir": data_dir}
+        changes["log.describe_every_epochs"] = int(cell.by_epoch)
+        found[cell] = runs.get_config(f"mdl/{cell.model}", changes=changes)
+    return found
 
 
 def run_one(config: Any, run_dir: str) -> dict[str, Any]:
@@ -75,55 +105,48 @@ def rounded_bound(run_dir: str) -> float | None:
     return certificate.bounds()["kl"]
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def result_file(folder: str, cell: Cell) -> str:
+    """The file of a run's result, in the folder of kept results."""
+    return os.path.join(folder, f"{cell}.json")
+
+
+def kept(folder: str, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+    """The results of these runs that a folder keeps."""
+    found = {cell: runs.read_kept(result_file(folder, cell)) for cell in cells}
+    return {cell: result for cell, result in found.items() if result}
+
+
+def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """One Markdown row a model: means and standard deviations over its seeds."""
-    rows = [
-        "| network | seeds | kl bound | merely rounded | training error | test error | bits "
-        "| weights |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for model, title in TITLES.items():
-        found = [result for name, result in results.items() if name.startswith(f"{model}-")]
-        if not found:
-            continue
-
-        def spread(values: list[float], digits: int = 3) -> str:
-            deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            return f"{np.mean(values):,.{digits}f} ± {deviation:,.{digits}f}"
-
+    rows = []
+    for cell, found in runs.over_seeds(results).items():
         rounded = [r["rounded_kl_bound"] for r in found if r.get("rounded_kl_bound")]
-        columns = [
-            spread([r["mdl/kl_bound"] for r in found]),
-            spread(rounded) if len(rounded) == len(found) else "–",
-            spread([r["mdl/train_error"] for r in found]),
-            spread([r["test_error"] for r in found]),
-            spread([r["mdl/bits"] for r in found], 0),
-            spread([sum(r["nonzeros"]) for r in found], 0),
-        ]
-        rows.append(f"| {title} | {len(found)} | " + " | ".join(columns) + " |")
-    return "\n".join(rows)
+        rows.append(
+            [
+                TITLES[cell.model],
+                len(found),
+                runs.spread([r["mdl/kl_bound"] for r in found], ".3f"),
+                runs.spread(rounded, ".3f") if len(rounded) == len(found) else "–",
+                runs.spread([r["mdl/train_error"] for r in found], ".3f"),
+                runs.spread([r["test_error"] for r in found], ".3f"),
+                runs.spread([r["mdl/bits"] for r in found], ",.0f"),
+                runs.spread([sum(r["nonzeros"]) for r in found], ",.0f"),
+            ]
+        )
+    head = ["network", "seeds", "kl bound", "merely rounded", "training error", "test error"]
+    return markdown([*head, "bits", "weights"], rows)
 
 
-def load_results(folder: str) -> dict[str, dict[str, Any]]:
-    """The kept results, by run."""
-    results = {}
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if name.endswith(".json"):
-            results[name.removesuffix(".json")] = read_kept(os.path.join(folder, name))
-    return results
-
-
-def draw_frontier(results: Mapping[str, Mapping[str, Any]], path: str) -> None:
+def draw_frontier(results: Mapping[Cell, Mapping[str, Any]], figures: str) -> None:
     """Training error against bits, with lines of equal bound."""
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 5))
+    figure, axis = new_figure(1, 1, size=(8, 5))
     bits, error = np.meshgrid(np.geomspace(800, 30_000, 120), np.linspace(0.05, 0.35, 100))
     bound = mdl.kl_bound(error, bits, 60_000, 0.05)
     lines = axis.contour(bits, error, bound, np.arange(0.2, 0.6, 0.05), colors="0.75", linewidths=1)
     axis.clabel(lines, fmt="bound %.2f", fontsize=8)
+    groups = runs.over_seeds(results)
     for number, (model, title) in enumerate(TITLES.items()):
-        found = [result for name, result in results.items() if name.startswith(f"{model}-")]
+        found = groups.get(Cell(model), [])
         for index, result in enumerate(found):
             rows = result["frontier"]
             axis.plot(
@@ -144,17 +167,15 @@ def draw_frontier(results: Mapping[str, Mapping[str, Any]], path: str) -> None:
         title="Fashion-MNIST, δ = 0.05; the smallest bound of each seed is marked",
     )
     axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, os.path.join(figures, "frontier.png"))
 
 
-def draw_epochs(run_dir: str, path: str) -> None:
+def draw_epochs(runs_dir: str, figures: str) -> None:
     """Bits, bound and errors of one run against its epochs."""
-    from matplotlib import pyplot as plt
-
+    run_dir = os.path.join(runs_dir, str(BY_EPOCH))
     lines = metrics.read_metrics(run_dir)
     epochs = read_config(run_dir).train.epochs / lines[-1]["step"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    figure, (left, right) = new_figure(1, 2, size=(10, 3.8))
     at, bits = metrics.column(lines, "mdl/bits")
     left.semilogy(at * epochs, bits, ".-", label="the file")
     at, bits = metrics.column(lines, "mdl/estimate_bits")
@@ -168,57 +189,41 @@ def draw_epochs(run_dir: str, path: str) -> None:
     right.plot(at * epochs, 1 - accuracy, "--", label="test error, as trained")
     right.set(xlabel="epoch", ylabel="error", title="What it proves", ylim=(0, 1.02))
     right.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, os.path.join(figures, "bits_against_epoch.png"))
 
 
-def define_flags() -> None:
-    """The command's flags: not when this is imported, as other commands have some of the names."""
-    flags.DEFINE_enum("group", "seeds", ("seeds", "epochs", "draw"), "Which runs.")
-    flags.DEFINE_list("models", ["sfc", "sfc_sgd", "sconv", "slocal"], "Files under configs/mdl/.")
-    flags.DEFINE_integer("seeds", 5, "Seeds of each.")
-    flags.DEFINE_string("runs_dir", "runs/mdl", "Where the runs live.")
-    flags.DEFINE_string("results", "docs/results/description", "Folder of kept results.")
-    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-    flags.DEFINE_string("data_dir", "", "Folder of the IDX files.")
-
-
-def main(argv: list[str]) -> None:
-    del argv
-    options = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
-    where = {"data__data_dir": options.data_dir}
-    if options.group == "draw":
-        import matplotlib
-
-        matplotlib.use("Agg")
-        results = load_results(options.results)
-        print(table(results))
-        draw_frontier(results, os.path.join(options.figures, "frontier.png"))
-        run_dir = os.path.join(options.runs_dir, "sfc-epochs")
-        if not metrics.read_metrics(run_dir):
-            sys.exit(f"{run_dir} holds no run: --group=epochs makes it, for the second figure")
-        draw_epochs(run_dir, os.path.join(options.figures, "bits_against_epoch.png"))
+def train_missing(options: Any) -> None:
+    """Trains, shortens and describes what is missing."""
+    if options.group == "epochs":
+        (config,) = configs([BY_EPOCH], options.data_dir).values()
+        train.train_and_evaluate(config, os.path.join(options.runs_dir, str(BY_EPOCH)))
         return
-    with train.errors_in_a_line():
-        if options.group == "epochs":
-            config = get_config("mdl/sfc", log__describe_every_epochs=1, **where)
-            train.train_and_evaluate(config, os.path.join(options.runs_dir, "sfc-epochs"))
-            return
-        for seed in range(options.seeds):
-            for model in options.models:
-                name = f"{model}-seed{seed}"
-                kept = os.path.join(options.results, f"{name}.json")
-                config = get_config(f"mdl/{model}", seed=seed, **where)
-                made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
-                if made_by.items() <= read_kept(kept).items():
-                    continue
-                print(name, flush=True)
-                result = run_one(config, os.path.join(options.runs_dir, name))
-                write_kept(kept, made_by | result)
-    print(table(load_results(options.results)))
+    wanted = configs(runs.with_seeds(cells(options.models), options.seeds), options.data_dir)
+    for cell, config in wanted.items():
+        file = result_file(options.results, cell)
+        made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
+        if not made_by.items() <= runs.read_kept(file).items():
+            print(cell, flush=True)
+            run_dir = os.path.join(options.runs_dir, str(cell))
+            runs.write_kept(file, made_by | run_one(config, run_dir))
+
+
+def show(options: Any) -> str:
+    """The table of `seeds`, with its figure; or the figure of `epochs`."""
+    if options.group == "epochs":
+        return runs.draw_finished(draw_epochs, options.runs_dir, options.figures, [BY_EPOCH])
+    results = kept(options.results, runs.with_seeds(cells(TITLES), runs.MOST_SEEDS))
+    if results:
+        draw_frontier(results, options.figures)
+    return table(results)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    runs.command(
+        *(train_missing, show),
+        runs_dir="runs/mdl",
+        results="docs/results/description",
+        data_dir="Folder of the IDX files.",
+        some_of={"models": TITLES},
+        groups=("seeds", "epochs"),
+    )

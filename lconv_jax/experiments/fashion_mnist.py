@@ -4,104 +4,129 @@
     python -m lconv_jax.experiments.fashion_mnist --group=seeds
     python -m lconv_jax.experiments.fashion_mnist --group=others
     python -m lconv_jax.experiments.fashion_mnist --group=full --data_dir=FOLDER_OF_IDX_FILES
-    python -m lconv_jax.experiments.fashion_mnist --group=draw
 
 `tune` compares settings on 2 000 validation images held out of the 10 000; the test accuracy it
 prints chose nothing. `seeds` repeats the main job, `others` asks what changes with the pixels
-permuted and with a convolution, `full` trains on all 60 000 images, `draw` makes the figures
-from the run directories of the others. Run it from the root of a clone: it reads configs/.
+permuted and with a convolution, `full` trains on all 60 000 images. The figures are made from run
+directories of `seeds` and `others`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
 
-from lconv_jax import metrics, train
-from lconv_jax.experiments.runs import get_config, run_all, spread, table
+from lconv_jax import metrics
+from lconv_jax.experiments import runs
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.workdir import read_config
 
-_GROUPS = ("tune", "seeds", "others", "full", "draw")
 
-SEEDS = {"beta_lasso": range(5), "sgd": range(3), "sgd, weight decay": range(3)}
+class Variant(NamedTuple):
+    """A training job: a configuration file's, with changes."""
 
-
-def configs(group: str, data_dir: str = "") -> dict[str, Any]:
-    """The runs of a group, by name."""
-    small, full = "sfc_fashion_mnist", "sfc_fashion_mnist_full"
-    runs: dict[str, Any] = {}
-    if group == "tune":
-        settings: dict[str, tuple[str, Mapping[str, Any]]] = {
-            "as configured": ("beta_lasso", {}),
-            "crop 2": ("beta_lasso", {"data__crop": 2}),
-            "crop 4": ("beta_lasso", {"data__crop": 4}),
-            "beta 10": ("beta_lasso", {"optimizer__beta": 10.0}),
-            "sgd": ("sgd", {}),
-            "sgd, crop 1": ("sgd", {"data__crop": 1}),
-        }
-        for name, (optimizer, changes) in settings.items():
-            runs[f"tune: {name}"] = get_config(small, optimizer, data__validation=2000, **changes)
-    elif group == "seeds":
-        for method, seeds in SEEDS.items():
-            optimizer = method.partition(",")[0]
-            changes = {"optimizer__weight_decay": 1e-3} if "weight decay" in method else {}
-            for seed in seeds:
-                runs[f"{method}, seed {seed}"] = get_config(small, optimizer, seed=seed, **changes)
-    elif group == "others":
-        runs["beta_lasso, pixels permuted"] = get_config(small, "beta_lasso", data__permute=1)
-        runs["beta_lasso, beta 10"] = get_config(small, "beta_lasso", optimizer__beta=10.0)
-        runs["s_conv, sgd"] = get_config(small, "sgd", model__name="s_conv", train__epochs=100)
-    elif group == "full":
-        where = {"data__data_dir": data_dir}
-        runs["full: beta_lasso"] = get_config(full, "beta_lasso", **where)
-        runs["full: sgd"] = get_config(full, "sgd", **where)
-    return runs
+    optimizer: str
+    changes: Mapping[str, Any] = {}
+    config: str = "sfc_fashion_mnist"
+    seeds: int = 1  # that it is trained with, of those asked for
 
 
-def over_seeds(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Mean and standard deviation of the test accuracy over the seeds of each method."""
-    lines = []
-    for method in SEEDS:
-        found = [r for name, r in results.items() if name.startswith(f"{method}, seed")]
-        accuracy = spread([r["metrics"]["eval/accuracy"] for r in found], ".2%")
-        density = np.mean([r["metrics"]["sparsity/density"] for r in found])
-        lines.append(
-            f"{method}: test accuracy {accuracy}, density {density:.1%}, {len(found)} seeds"
-        )
+_HELD_OUT = {"data.validation": 2000}
+GROUPS = {
+    "seeds": {
+        "beta_lasso": Variant("beta_lasso", seeds=5),
+        "sgd": Variant("sgd", seeds=3),
+        "sgd, weight decay": Variant("sgd", {"optimizer.weight_decay": 1e-3}, seeds=3),
+    },
+    "tune": {
+        "tune: as configured": Variant("beta_lasso", _HELD_OUT),
+        "tune: crop 2": Variant("beta_lasso", _HELD_OUT | {"data.crop": 2}),
+        "tune: crop 4": Variant("beta_lasso", _HELD_OUT | {"data.crop": 4}),
+        "tune: beta 10": Variant("beta_lasso", _HELD_OUT | {"optimizer.beta": 10.0}),
+        "tune: sgd": Variant("sgd", _HELD_OUT),
+        "tune: sgd, crop 1": Variant("sgd", _HELD_OUT | {"data.crop": 1}),
+    },
+    "others": {
+        "beta_lasso, pixels permuted": Variant("beta_lasso", {"data.permute": 1}),
+        "beta_lasso, beta 10": Variant("beta_lasso", {"optimizer.beta": 10.0}),
+        "s_conv, sgd": Variant("sgd", {"model.name": "s_conv", "train.epochs": 100}),
+    },
+    "full": {
+        "full: beta_lasso": Variant("beta_lasso", config="sfc_fashion_mnist_full"),
+        "full: sgd": Variant("sgd", config="sfc_fashion_mnist_full"),
+    },
+}
+
+
+class Cell(NamedTuple):
+    """A run: a training job of a group, and a seed."""
+
+    group: str  # a key of GROUPS
+    variant: str  # a key of the group
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """The name of its result and of its run directory."""
+        return self.variant + (f", seed {self.seed}" if self.group == "seeds" else "")
+
+
+BETA_LASSO, SGD = Cell("seeds", "beta_lasso"), Cell("seeds", "sgd")
+# The panels of the figure of filters.
+PANELS = {
+    "SGD": SGD,
+    "β-lasso, β = 50": BETA_LASSO,
+    "β-lasso, β = 10": Cell("others", "beta_lasso, beta 10"),
+    "β-lasso, pixels permuted, mapped back": Cell("others", "beta_lasso, pixels permuted"),
+}
+
+
+def cells(group: str, seeds: int) -> list[Cell]:
+    """The runs of a group, with as many seeds as are asked for and each job has."""
+    found = runs.with_seeds((Cell(group, variant) for variant in GROUPS[group]), seeds)
+    return [cell for cell in found if cell.seed < GROUPS[group][cell.variant].seeds]
+
+
+def configs(cells: Iterable[Cell], data_dir: str = "") -> dict[Cell, Any]:
+    """The configuration of each run; the full set is in `data_dir`."""
+    found = {}
+    for cell in cells:
+        variant = GROUPS[cell.group][cell.variant]
+        where = {"data.data_dir": data_dir} if cell.group == "full" else {}
+        changes = {**variant.changes, **where, "seed": cell.seed}
+        found[cell] = runs.get_config(variant.config, variant.optimizer, changes=changes)
+    return found
+
+
+def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
+    """A Markdown row a run, and a line for each training job that has several seeds."""
+    lines = [runs.table(results)]
+    for cell, found in runs.over_seeds(results).items():
+        if len(found) > 1:
+            accuracy = runs.spread([each["metrics"]["eval/accuracy"] for each in found], ".2%")
+            density = np.mean([each["metrics"]["sparsity/density"] for each in found])
+            about = f"density {density:.1%}, {len(found)} seeds"
+            lines.append(f"{cell.variant}: test accuracy {accuracy}, {about}")
     return "\n".join(lines)
 
 
 def draw(runs_dir: str, figures: str) -> None:
     """Filters side by side, and non-zeros, accuracy and density against epoch."""
-    import matplotlib
+    from matplotlib import image  # here, so that a table loads no plotting
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    os.makedirs(figures, exist_ok=True)
-    panels = {
-        "SGD": "sgd, seed 0",
-        "β-lasso, β = 50": "beta_lasso, seed 0",
-        "β-lasso, β = 10": "beta_lasso, beta 10",
-        "β-lasso, pixels permuted, mapped back": "beta_lasso, pixels permuted",
-    }
-    figure, axes = plt.subplots(2, 2, figsize=(10, 10.6))
-    for axis, (title, run) in zip(axes.flat, panels.items(), strict=True):
-        axis.imshow(plt.imread(os.path.join(runs_dir, run, "filters.png")))
+    figure, axes = new_figure(2, 2, size=(10, 10.6))
+    for axis, (title, cell) in zip(axes.flat, PANELS.items(), strict=True):
+        axis.imshow(image.imread(os.path.join(runs_dir, str(cell), "filters.png")))
         axis.set_title(title)
         axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(os.path.join(figures, "filters.png"), dpi=110)
+    save(figure, os.path.join(figures, "filters.png"))
 
-    lines = metrics.read_metrics(os.path.join(runs_dir, "beta_lasso, seed 0"))
-    dense = metrics.read_metrics(os.path.join(runs_dir, "sgd, seed 0"))
-    epochs = read_config(os.path.join(runs_dir, "beta_lasso, seed 0")).train.epochs
-    epochs /= lines[-1]["step"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    lasso, sgd = (os.path.join(runs_dir, str(cell)) for cell in (BETA_LASSO, SGD))
+    lines, dense = metrics.read_metrics(lasso), metrics.read_metrics(sgd)
+    epochs = read_config(lasso).train.epochs / lines[-1]["step"]
+    figure, (left, right) = new_figure(1, 2, size=(10, 3.6))
     for layer in ("conv1", "fc1", "fc2"):
         at, nonzeros = metrics.column(lines, f"sparsity/{layer}/nonzeros")
         left.semilogy(at * epochs, nonzeros, label=layer, linewidth=1)
@@ -117,37 +142,28 @@ def draw(runs_dir: str, figures: str) -> None:
     density_axis.set(ylabel="density, %", ylim=(0, None))
     handles = right.get_legend_handles_labels()[0] + density_axis.get_legend_handles_labels()[0]
     right.legend(handles=handles, loc="center right")
-    figure.tight_layout()
-    figure.savefig(os.path.join(figures, "training.png"), dpi=110)
+    save(figure, os.path.join(figures, "training.png"))
 
 
-def define_flags() -> None:
-    """The command's flags: not when this is imported, as other commands have some of the names."""
-    flags.DEFINE_enum("group", "seeds", _GROUPS, "Which runs.")
-    flags.DEFINE_string("runs_dir", "runs/fashion_mnist", "Where the runs live.")
-    flags.DEFINE_string("results", "docs/results/fashion_mnist.json", "Kept results.")
-    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-    flags.DEFINE_string("data_dir", "", "Folder of the full set, for --group=full.")
+def train_missing(options: Any) -> None:
+    """Trains what is missing of a group."""
+    wanted = configs(cells(options.group, options.seeds), options.data_dir)
+    runs.run_all(wanted, options.runs_dir, options.results)
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    options = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
-    with train.errors_in_a_line():
-        if options.group == "draw":
-            draw(options.runs_dir, options.figures)
-            return
-        results = run_all(
-            configs(options.group, options.data_dir),
-            options.runs_dir,
-            options.results,
-        )
-    print(table(results))
-    if options.group == "seeds":
-        print(over_seeds(results))
+def show(options: Any) -> str:
+    """The table of a group; draws the figures if they are of it."""
+    text = table(runs.kept(options.results, cells(options.group, runs.MOST_SEEDS)))
+    if options.group not in {cell.group for cell in PANELS.values()}:
+        return text
+    return text + runs.draw_finished(draw, options.runs_dir, options.figures, PANELS.values())
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    runs.command(
+        *(train_missing, show),
+        runs_dir="runs/fashion_mnist",
+        results="docs/results/fashion_mnist.json",
+        data_dir="Folder of the full set, for --group=full.",
+        groups=GROUPS,
+    )

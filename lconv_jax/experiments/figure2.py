@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lconv_jax.experiments import paper
-from lconv_jax.experiments.drawing import new_figure
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import DATA, Cell, Preset, Study
+from lconv_jax.tables import markdown
 
 # Accuracies on training batches whose smallest networks are compared.
 TARGETS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
@@ -66,10 +67,11 @@ def fewest(found: list[Point], model: str, target: float) -> Point | None:
 
 def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a network."""
-    lines = ["| model | weights | training, % | test, % |", "| --- | --- | --- | --- |"]
-    for each in points(results):
-        lines.append(f"| {each.model} | {each.weights:,} | {each.train:.2%} | {each.test:.2%} |")
-    return "\n".join(lines)
+    rows = (
+        [each.model, f"{each.weights:,}", f"{each.train:.2%}", f"{each.test:.2%}"]
+        for each in points(results)
+    )
+    return markdown(["model", "weights", "training, %", "test, %"], rows)
 
 
 def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> None:
@@ -108,7 +110,7 @@ def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> No
     )
     left.legend()
     right.legend()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:

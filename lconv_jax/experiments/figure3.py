@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from lconv_jax.experiments import paper
-from lconv_jax.experiments.drawing import new_figure
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, DATA, Cell, Preset, Study
 from lconv_jax.models import count_weights
+from lconv_jax.tables import markdown
 
 LAYERS = {"conv1": "layer 1", "fc1": "layer 2", "fc2": "layer 3"}
 
@@ -37,7 +38,7 @@ def twins(cell: Cell, classes: int) -> dict[str, dict[str, int]]:
 def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a layer: all weights, non-zeros at the end, and the twins' weights."""
     head = ["run", "layer", "weights", "non-zeros at the end", "fewest", "s_local", "s_conv"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = []
     for cell, result in results.items():
         other = twins(cell, _classes(study))
         for layer, title in LAYERS.items():
@@ -46,9 +47,8 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
                 *(result["weights"][layer], counts[-1], min(counts)),
                 *(other[name][layer] for name in ("s_local", "s_conv")),
             )
-            shown = " | ".join(f"{n:,}" for n in numbers)
-            lines.append(f"| {cell} | {title} | {shown} |")
-    return "\n".join(lines)
+            rows.append([cell, title, *(f"{n:,}" for n in numbers)])
+    return markdown(head, rows)
 
 
 def draw(cell: Cell, result: Mapping[str, Any], title: str, classes: int, path: str) -> None:
@@ -65,7 +65,7 @@ def draw(cell: Cell, result: Mapping[str, Any], title: str, classes: int, path: 
     axes[0].set(ylabel="non-zero weights")
     axes[0].legend(fontsize=8)
     figure.suptitle(f"{title}: s_fc, α = {cell.alpha}, {cell.method}", fontsize=11)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _classes(study: Study) -> int:

@@ -16,9 +16,10 @@ from typing import Any
 
 from lconv_jax import analysis
 from lconv_jax.experiments import paper
-from lconv_jax.experiments.drawing import new_figure
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, DATA, SGD, Cell, Preset, Study
-from lconv_jax.experiments.runs import first_kernel
+from lconv_jax.experiments.runs import draw_finished, first_kernel
+from lconv_jax.tables import markdown
 
 PANELS = (("s_fc", SGD), ("s_fc", BETA_LASSO), ("s_local", SGD))
 # Filters on a side of each panel.
@@ -53,25 +54,25 @@ def draw(panels: Mapping[Cell, Any], title: str, path: str) -> None:
         y=0.02,
         va="bottom",
     )
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:
     """Draws the panels of seed 0 whose run directories are there; a row a run."""
-    panels, lines = {}, ["| run | first layer: non-zeros | locality |", "| --- | --- | --- |"]
+    rows, panels = [], cells(study.sizes)
     for cell, result in results.items():
         count = result["metrics"]["sparsity/conv1/nonzeros"]
         ratio = result["locality"][0]["ratio"] if result["locality"] else None
-        lines.append(f"| {cell} | {count:,} | {'–' if ratio is None else f'{ratio:.2f}'} |")
-        run_dir = os.path.join(study.folder("runs"), str(cell))
-        if cell.seed == 0 and os.path.isdir(run_dir):
-            panels[cell] = analysis.first_layer_filters(*first_kernel(run_dir))
-    if len(panels) == len(PANELS):
+        rows.append([cell, f"{count:,}", "–" if ratio is None else f"{ratio:.2f}"])
+
+    def draw_panels(runs_dir: str, figures: str) -> None:
         path = os.path.join(figures, f"figure4-{study.data}-{study.preset}.png")
-        draw(panels, DATA[study.data], path)
-    else:
-        lines.append("\nNot drawn: a run directory of the three is missing.")
-    return "\n".join(lines)
+        kernels = {cell: first_kernel(os.path.join(runs_dir, str(cell))) for cell in panels}
+        filters = {cell: analysis.first_layer_filters(*each) for cell, each in kernels.items()}
+        draw(filters, DATA[study.data], path)
+
+    text = markdown(["run", "first layer: non-zeros", "locality"], rows)
+    return text + draw_finished(draw_panels, study.folder("runs"), figures, panels)
 
 
 if __name__ == "__main__":

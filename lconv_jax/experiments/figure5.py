@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from lconv_jax.experiments import paper
-from lconv_jax.experiments.drawing import new_figure
+from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, DATA, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import spread
+from lconv_jax.tables import markdown
 
 METHODS = (SGD, BETA_LASSO)
 
@@ -45,7 +46,7 @@ def accuracies(results: Mapping[Cell, Mapping[str, Any]]) -> dict[tuple[int, str
 def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a kernel side: test accuracy in % of both methods, and density."""
     found = accuracies(results)
-    lines = [f"| kernel | {' | '.join(METHODS)} | density, % |", "| --- | --- | --- | --- |"]
+    rows = []
     for kernel in sorted({kernel for kernel, _ in found}):
         density = [
             100 * result["metrics"]["sparsity/density"]
@@ -53,8 +54,8 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
             if (cell.kernel_size, cell.method) == (kernel, BETA_LASSO)
         ]
         values = (spread(found.get((kernel, method), []), ".2f") for method in METHODS)
-        lines.append(f"| {kernel} | {' | '.join(values)} | {spread(density, '.1f')} |")
-    return "\n".join(lines)
+        rows.append([kernel, *values, spread(density, ".1f")])
+    return markdown(["kernel", *METHODS, "density, %"], rows)
 
 
 def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> None:
@@ -73,7 +74,7 @@ def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> No
         xticks=sorted({kernel for kernel, _ in found}),
     )
     axis.legend()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:

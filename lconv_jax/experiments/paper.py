@@ -19,12 +19,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
-from lconv_jax import cache, data, metrics, models, train
 from lconv_jax import config as config_lib
-from lconv_jax.experiments import costs
-from lconv_jax.experiments.runs import choose, read_kept, run_all, with_overrides
+from lconv_jax import data, metrics, models
+from lconv_jax.experiments import costs, runs
+from lconv_jax.experiments.runs import (
+    MOST_SEEDS,
+    choose,
+    kept,
+    read_kept,
+    run_all,
+    with_overrides,
+    with_seeds,
+)
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn_cropped": "SVHN"}
 # How a network is trained: optimizer.name and β.
@@ -244,34 +252,6 @@ def curves(run_dir: str) -> dict[str, Any]:
     }
 
 
-def kept(study: Study, cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
-    """The results of those cells that have any."""
-    results = read_kept(study.file())
-    return {cell: results[str(cell)] for cell in cells if str(cell) in results}
-
-
-def with_seeds(cells: Iterable[Cell], seeds: int) -> list[Cell]:
-    """The cells with each of so many seeds, one seed after the other."""
-    return [cell._replace(seed=seed) for seed in range(seeds) for cell in cells]
-
-
-def define_flags() -> None:
-    """The flags of every table and figure: not when this is imported."""
-    flags.DEFINE_enum("preset", "small", list(PRESETS), "The size of everything.")
-    flags.DEFINE_enum("data", "cifar10", list(DATA), "The data set.")
-    flags.DEFINE_string(
-        "data_dir", "", "Where it is: a folder of prepared sets, or an .npz file of this set."
-    )
-    flags.DEFINE_list("models", None, "Only these models.")
-    flags.DEFINE_list("methods", None, "Only methods whose names end so, such as SGD,50.")
-    flags.DEFINE_integer("seeds", 1, "Seeds of each run.", lower_bound=1)
-    flags.DEFINE_string("runs_dir", "runs/paper", "Where the runs live.")
-    flags.DEFINE_string("results", "docs/results/paper", "Folder of kept results.")
-    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-    flags.DEFINE_bool("dry_run", False, "Say what would run, with sizes and time, and stop.")
-    flags.DEFINE_bool("show", False, "Only print and draw what is kept.")
-
-
 def command(
     cells: Callable[[Preset], Sequence[Cell]],
     show: Callable[[Study, Mapping[Cell, Mapping[str, Any]], str], str],
@@ -283,31 +263,40 @@ def command(
       show: (study, results, folder of figures) -> text; draws what there is to draw.
     """
 
-    def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)
-        options = flags.FLAGS
-        study = Study(
+    def study_of(options: Any) -> Study:
+        return Study(
             *(options.data, options.preset, options.data_dir, options.runs_dir, options.results)
         )
-        with train.errors_in_a_line():
-            asked = filtered(cells(study.sizes), options.models, options.methods)
-            wanted = with_seeds(asked, options.seeds)
-            if options.dry_run:
-                print(plan(study, wanted))
-                return
-            if not options.show:
-                # What is missing is said before hours of training.
-                data.load(study.data, study.data_dir or None, stream="auto")
-                cache.enable(cache.default_directory())
-                train_cells(study, wanted)
-        most = range(100)
-        results = kept(study, (c._replace(seed=s) for c in cells(study.sizes) for s in most))
-        print(show(study, results, options.figures))
 
-    define_flags()
-    app.run(main)
+    def wanted(options: Any) -> list[Cell]:
+        found = filtered(cells(study_of(options).sizes), options.models, options.methods)
+        return with_seeds(found, options.seeds)
+
+    def train_missing(options: Any) -> None:
+        if not options.dry_run:
+            # What is missing is said before hours of training.
+            data.load(options.data, options.data_dir or None, stream="auto")
+            train_cells(study_of(options), wanted(options))
+
+    def show_kept(options: Any) -> str:
+        study, chosen = study_of(options), wanted(options)
+        if options.dry_run:
+            return plan(study, chosen)
+        all_cells = with_seeds(cells(study.sizes), MOST_SEEDS)
+        return show(study, kept(study.file(), all_cells), options.figures)
+
+    flags.DEFINE_enum("preset", "small", list(PRESETS), "The size of everything.")
+    flags.DEFINE_enum("data", "cifar10", list(DATA), "The data set.")
+    flags.DEFINE_list("models", None, "Only these models.")
+    flags.DEFINE_list("methods", None, "Only methods whose names end so, such as SGD,50.")
+    flags.DEFINE_bool("dry_run", False, "Say what would run, with sizes and time, and stop.")
+    runs.command(
+        *(train_missing, show_kept),
+        runs_dir="runs/paper",
+        results="docs/results/paper",
+        seeds=1,
+        data_dir="Where the set is: a folder of prepared sets, or an .npz file of this one.",
+    )
 
 
 def filtered(
@@ -336,7 +325,7 @@ def filtered(
 
 def plan(study: Study, cells: Sequence[Cell]) -> str:
     """What training the cells takes: a Markdown row for each that is missing, and the sum."""
-    done, chosen = kept(study, cells), read_kept(study.file("-choices"))
+    done, chosen = kept(study.file(), cells), read_kept(study.file("-choices"))
     jobs = []
     for _, group in itertools.groupby(
         sorted((cell for cell in cells if cell not in done), key=lambda cell: cell.chosen_as),

@@ -1,73 +1,85 @@
 """Does s_fc find the inputs that a hidden network reads? β-lasso against SGD, by kind of network.
 
-    python -m lconv_jax.experiments.planted --seeds=5
-    python -m lconv_jax.experiments.planted --group=draw
+    python -m lconv_jax.experiments.planted
 
-The first trains every case and prints precision and recall of the learned first layers beside
-chance; `draw` makes the figure from the run directories. Every seed has a teacher of its own. Run
-it from the root of a clone: it reads configs/.
+The table has precision and recall of the learned first layers beside chance. The figure is made
+from the run directories of seed 0. Every seed has a teacher of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, distributed, programs, train
+from lconv_jax import analysis, distributed, programs
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.data import planted
-from lconv_jax.experiments.runs import (
-    get_config,
-    read_kept,
-    run_all,
-    spread,
-    with_overrides,
-    write_kept,
-)
+from lconv_jax.experiments import runs
+from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.tables import markdown
 from lconv_jax.workdir import CHECKPOINTS, read_config
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}
 INPUTS = {"independent": 0, "correlated": 3}
+
+
+class Kind(NamedTuple):
+    """A kind of teacher."""
+
+    options: str  # of data.name
+    weight_decay: float  # of SGD: chosen by validation, as for the table of `other_data`
+    changes: Mapping[str, Any] = {}
+
+
 # A filter at 60 places is learned place by place: it takes more signals, and as many steps.
-KINDS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "local": ("kind=local", {}),
-    "conv": ("kind=conv,units=2,examples=20000", {"train.epochs": 50}),
-    "sparse": ("kind=sparse", {}),
+KINDS = {
+    "local": Kind("kind=local", 0.1),
+    "conv": Kind("kind=conv,units=2,examples=20000", 0.1, {"train.epochs": 50}),
+    "sparse": Kind("kind=sparse", 0.03),
 }
-# Chosen by validation, from eight settings, as for the table of `other_data`.
-WEIGHT_DECAY = {"local": 0.1, "conv": 0.1, "sparse": 0.03}
-WINDOW, LENGTH = planted.DEFAULTS["window"], planted.DEFAULTS["length"]
+WINDOW = planted.DEFAULTS["window"]
 _DRAWN_UNITS = 8
 
 
-def run_name(kind: str, inputs: str, optimizer: str, seed: int) -> str:
-    """The name of a run, which is that of its directory."""
-    return f"{kind}, {inputs}, {optimizer}, seed {seed}"
+class Cell(NamedTuple):
+    """A run: its teacher and inputs, how it is trained, and a seed."""
+
+    kind: str  # a key of KINDS
+    inputs: str  # a key of INPUTS
+    optimizer: str  # a key of OPTIMIZERS
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """The name of its result and of its run directory."""
+        return f"{self.kind}, {self.inputs}, {self.optimizer}, seed {self.seed}"
 
 
-def configs(seeds: Sequence[int]) -> dict[str, Any]:
-    """All runs by name, a seed after the other."""
+# The runs whose fields are drawn, by kind of teacher.
+DRAWN = {kind: [Cell(kind, "independent", each) for each in OPTIMIZERS] for kind in KINDS}
+
+
+def cells() -> list[Cell]:
+    """Both optimizers on every kind of teacher and inputs."""
+    return list(itertools.starmap(Cell, itertools.product(KINDS, INPUTS, OPTIMIZERS)))
+
+
+def configs(cells: Iterable[Cell]) -> dict[Cell, Any]:
+    """The configuration of each run."""
     found = {}
-    for seed in seeds:
-        for kind, (options, changes) in KINDS.items():
-            for inputs, correlation in INPUTS.items():
-                for optimizer in OPTIMIZERS:
-                    name = f"planted:{options},correlation={correlation},seed={seed}"
-                    decay = WEIGHT_DECAY[kind] if optimizer == "sgd" else 0.0
-                    found[run_name(kind, inputs, optimizer, seed)] = with_overrides(
-                        get_config("sfc_planted", optimizer),
-                        {
-                            **changes,
-                            "data.name": name,
-                            "seed": seed,
-                            "optimizer.weight_decay": decay,
-                        },
-                    )
+    for cell in cells:
+        kind, correlation = KINDS[cell.kind], INPUTS[cell.inputs]
+        changes = {
+            **kind.changes,
+            "data.name": f"planted:{kind.options},correlation={correlation},seed={cell.seed}",
+            "seed": cell.seed,
+            "optimizer.weight_decay": kind.weight_decay if cell.optimizer == "sgd" else 0.0,
+        }
+        found[cell] = runs.get_config("sfc_planted", cell.optimizer, changes=changes)
     return found
 
 
@@ -97,70 +109,43 @@ def measure(run_dir: str) -> dict[str, Any]:
             key: value._asdict() if isinstance(value, analysis.Match) else value
             for key, value in result._asdict().items()
         }
-    return found
+    return {"recovery": found}
 
 
-def run(seeds: Sequence[int], runs_dir: str, results_file: str) -> dict[str, dict[str, Any]]:
-    """Trains and measures, or continues; name -> result, also kept in a file."""
-    all_configs = configs(seeds)
-    results: dict[str, dict[str, Any]] = {}
-    for name, config in all_configs.items():
-        found = run_all({name: config}, runs_dir, results_file)[name]
-        if "recovery" not in found:
-            found["recovery"] = measure(os.path.join(runs_dir, name))
-            write_kept(results_file, read_kept(results_file) | {name: found})
-        results[name] = found
-    return results
-
-
-def table(results: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> str:
+def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """One Markdown row a case, means over seeds; a number in brackets is that of chance."""
-    rows = [
-        "| teacher | inputs | method | test accuracy | density | units | precision | recall | "
-        "one-to-one precision | one-to-one recall |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for kind in KINDS:
-        for inputs in INPUTS:
-            for optimizer, title in OPTIMIZERS.items():
-                runs = [results[run_name(kind, inputs, optimizer, seed)] for seed in seeds]
-                accuracy = spread([each["metrics"]["eval/accuracy"] for each in runs], ".1%")
-                density = np.mean([each["metrics"]["sparsity/density"] for each in runs])
-                support = "largest" if optimizer == "sgd" else "all"
-                found = [each["recovery"][support] for each in runs]
-                units = np.mean([each["units"] for each in found])
-                shares = []
-                for match in ("best", "one_to_one"):
-                    for what in ("precision", "recall"):
-                        mine = np.nanmean([each[match][what] for each in found])
-                        null = np.nanmean([each[f"{match}_null"][what] for each in found])
-                        shares.append(f"{mine:.2f} ({null:.2f})")
-                rows.append(
-                    f"| {kind} | {inputs} | {title} | {accuracy} | "
-                    f"{density:.1%} | {units:.0f} | {' | '.join(shares)} |"
-                )
-    return "\n".join(rows)
+    rows = []
+    for cell, found in runs.over_seeds(results).items():
+        recovered = [
+            each["recovery"]["largest" if cell.optimizer == "sgd" else "all"] for each in found
+        ]
+        shares = []
+        for match in ("best", "one_to_one"):
+            for what in ("precision", "recall"):
+                mine = np.nanmean([each[match][what] for each in recovered])
+                null = np.nanmean([each[f"{match}_null"][what] for each in recovered])
+                shares.append(f"{mine:.2f} ({null:.2f})")
+        rows.append(
+            [
+                *(cell.kind, cell.inputs, OPTIMIZERS[cell.optimizer]),
+                runs.spread([each["metrics"]["eval/accuracy"] for each in found], ".1%"),
+                f"{np.mean([each['metrics']['sparsity/density'] for each in found]):.1%}",
+                f"{np.mean([each['units'] for each in recovered]):.0f}",
+                *shares,
+            ]
+        )
+    head = ["teacher", "inputs", "method", "test accuracy", "density", "units"]
+    head += ["precision", "recall", "one-to-one precision", "one-to-one recall"]
+    return markdown(head, rows)
 
 
 def draw(runs_dir: str, figures: str) -> None:
     """The teacher's fields beside those of the learned units matched to them, one-to-one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    os.makedirs(figures, exist_ok=True)
-    figure, axes = plt.subplots(3, 3, figsize=(10, 5.4), sharex=True, sharey=True)
-    first, *_, last = KINDS
-    for row, kind in zip(axes, KINDS, strict=True):
-        panels = matched_fields(
-            *(
-                first_layer(os.path.join(runs_dir, run_name(kind, "independent", optimizer, 0)))
-                for optimizer in OPTIMIZERS
-            )
-        )
-        titles = ("teacher", *(f"matched, {title}" for title in OPTIMIZERS.values()))
-        for axis, fields, title in zip(row, panels, titles, strict=True):
+    figure, axes = new_figure(3, 3, size=(10, 5.4), sharex=True, sharey=True)
+    titles = ("teacher", *(f"matched, {title}" for title in OPTIMIZERS.values()))
+    for row, (kind, drawn) in zip(axes, DRAWN.items(), strict=True):
+        layers = (first_layer(os.path.join(runs_dir, str(cell))) for cell in drawn)
+        for axis, fields in zip(row, matched_fields(*layers), strict=True):
             peak = np.abs(fields).max(1, keepdims=True)
             shown = fields / np.where(peak > 0, peak, 1)
             axis.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="none")
@@ -168,13 +153,11 @@ def draw(runs_dir: str, figures: str) -> None:
             axis.set_yticks([])
             axis.grid(which="minor", axis="y", color="0.8", linewidth=0.6)
             axis.tick_params(which="both", left=False)
-            if kind == first:
-                axis.set_title(title)
-            if kind == last:
-                axis.set_xlabel("input")
         row[0].set_ylabel(f"{kind}\nunits")
-    figure.tight_layout()
-    figure.savefig(os.path.join(figures, "planted.png"), dpi=110)
+    for top, bottom, title in zip(axes[0], axes[-1], titles, strict=True):
+        top.set_title(title)
+        bottom.set_xlabel("input")
+    save(figure, os.path.join(figures, "planted.png"))
 
 
 def matched_fields(
@@ -210,28 +193,20 @@ def _signed(fields: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     return fields * np.where((fields * like).sum(1, keepdims=True) < 0, -1, 1)
 
 
-def define_flags() -> None:
-    """The command's flags: not when this is imported, as other commands have some of the names."""
-    flags.DEFINE_enum("group", "seeds", ("seeds", "draw"), "Train and compare, or draw.")
-    flags.DEFINE_integer("seeds", 5, "Seeds of each case.", 1)
-    flags.DEFINE_string("runs_dir", "runs/planted", "Where the runs live.")
-    flags.DEFINE_string("results", "docs/results/planted.json", "Kept results.")
-    flags.DEFINE_string("figures", "docs/figures", "Folder of the figure.")
+def train_missing(options: Any) -> None:
+    """Trains and measures what is missing."""
+    wanted = configs(runs.with_seeds(cells(), options.seeds))
+    runs.run_all(wanted, options.runs_dir, options.results, measure)
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    options = flags.FLAGS
-    logging.set_verbosity(logging.WARNING)
-    seeds = range(options.seeds)
-    with train.errors_in_a_line():
-        if options.group == "draw":
-            draw(options.runs_dir, options.figures)
-            return
-        results = run(seeds, options.runs_dir, options.results)
-    print(table(results, seeds))
+def show(options: Any) -> str:
+    """The table; draws the figure."""
+    text = table(runs.kept(options.results, runs.with_seeds(cells(), runs.MOST_SEEDS)))
+    drawn = itertools.chain(*DRAWN.values())
+    return text + runs.draw_finished(draw, options.runs_dir, options.figures, drawn)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    runs.command(
+        *(train_missing, show), runs_dir="runs/planted", results="docs/results/planted.json"
+    )

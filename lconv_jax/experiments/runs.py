@@ -1,22 +1,44 @@
-"""Runs of an experiment: each in its own directory, resumable, its result kept as it comes."""
+"""What experiments share: runs, each resumable, results that are kept as they come, and commands.
+
+An experiment is a module with
+
+- `Cell`: a named tuple of what identifies a run, its seed last. Its `str` is the name of the run's
+  directory and of its result;
+- `cells(...)`: those of seed 0;
+- `configs(cells, ...)`: the configuration of each;
+- `table(results)` and `draw(...)`: of results by cell;
+- `train_missing(options)` and `show(options)`: its command, of which the flags are the options.
+
+The command trains what is missing, goes on with what was stopped, keeps each result, and prints and
+draws all that are kept, of any seed; with --show it only prints and draws. Commands are run from
+the root of a clone, as they read configs/. Nothing reads a name: what is to be known of a run is in
+its cell.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import runpy
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from absl import app, flags, logging
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, train
+from lconv_jax import analysis, cache, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
 from lconv_jax.metrics import write_atomically
+from lconv_jax.tables import markdown
+from lconv_jax.workdir import read_summary
 
 K = TypeVar("K", bound=Hashable)
+C = TypeVar("C", bound=NamedTuple)
+V = TypeVar("V")
+# Most seeds of a run; kept results of any seed are looked for among so many.
+MOST_SEEDS = 100
 _KEPT = (
     "metrics",
     "weights",
@@ -34,10 +56,30 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
     return config_lib.unflatten(flat)
 
 
-def get_config(name: str, *arguments: str, **overrides: Any) -> Any:
-    """configs/`name`.py, with overrides whose dots are written as two underscores."""
-    config = runpy.run_path(os.path.join("configs", f"{name}.py"))["get_config"](*arguments)
-    return with_overrides(config, {key.replace("__", "."): v for key, v in overrides.items()})
+def get_config(name: str, *arguments: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """configs/`name`.py, its `get_config` called with the arguments, with dotted keys replaced.
+
+    Raises:
+      ValueError: there is no such file below the current directory.
+    """
+    file = os.path.join("configs", f"{name}.py")
+    if not os.path.exists(file):
+        raise ValueError(f"there is no {os.path.abspath(file)}; run this from the root of a clone")
+    return with_overrides(runpy.run_path(file)["get_config"](*arguments), changes or {})
+
+
+def with_seeds(cells: Iterable[C], seeds: int) -> list[C]:
+    """The cells with each of so many seeds, one seed after the other."""
+    cells = list(cells)
+    return [cell._replace(seed=seed) for seed in range(seeds) for cell in cells]
+
+
+def over_seeds(results: Mapping[C, V]) -> dict[C, list[V]]:
+    """The results of cells that differ in nothing but their seeds, by the cell of seed 0."""
+    found: dict[C, list[V]] = {}
+    for cell, result in results.items():
+        found.setdefault(cell._replace(seed=0), []).append(result)
+    return found
 
 
 def read_kept(file: str) -> dict[str, Any]:
@@ -52,6 +94,17 @@ def write_kept(file: str, results: Mapping[str, Any]) -> None:
     """Keeps results in a file, whose folder is made if need be."""
     os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
     write_atomically(file, json.dumps(results, indent=1) + "\n")
+
+
+def keep(file: str, key: Hashable, result: Mapping[str, Any]) -> None:
+    """Adds a result to a file, which is read anew: another process may have added some."""
+    write_kept(file, read_kept(file) | {str(key): result})
+
+
+def kept(file: str, keys: Iterable[K]) -> dict[K, dict[str, Any]]:
+    """The results that a file keeps of these runs."""
+    results = read_kept(file)
+    return {key: results[str(key)] for key in keys if str(key) in results}
 
 
 def run_all(
@@ -85,14 +138,10 @@ def run_all(
             if value != base[key] and not config_lib.is_free(key)
         }
         # The first layer's locality is there where that layer is dense.
-        kept = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
-        kept |= measure(run_dir) if measure else {}
-        # Read again: other runs may have been added meanwhile.
-        results = read_kept(results_file)
-        results[name] = {"config": changed, "config_sha256": digest, **kept}
-        write_kept(results_file, results)
-    results = read_kept(results_file)
-    return {key: results[str(key)] for key in configs}
+        result = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
+        result |= measure(run_dir) if measure else {}
+        keep(results_file, name, {"config": changed, "config_sha256": digest, **result})
+    return kept(results_file, configs)
 
 
 def choose(
@@ -114,8 +163,6 @@ def choose(
     Raises:
       ValueError: no setting finished; all diverged.
     """
-    from lconv_jax import sweep  # here, so that a table of what is kept loads no training
-
     made_of = {
         "config_sha256": config_lib.digest(config),
         "grid": {key: list(values) for key, values in grid.items()},
@@ -124,6 +171,8 @@ def choose(
     found = read_kept(file).get(name, {})
     if made_of.items() <= found.items():
         return found
+    from lconv_jax import sweep  # here, as it imports this module
+
     print(f"choice of {name}", flush=True)
     result = sweep.run(config, os.path.join(folder, name), grid)
     settings = [
@@ -134,15 +183,14 @@ def choose(
         raise ValueError(f"{name}: every setting diverged; lower the learning rates of its grid")
     # Of equals the strongest penalty, which comes last.
     best = max(reversed(finished), key=lambda setting: setting[by])
-    kept = read_kept(file)
-    kept[name] = made_of | {"changes": best["changes"], "settings": settings}
-    write_kept(file, kept)
-    return kept[name]
+    found = made_of | {"changes": best["changes"], "settings": settings}
+    keep(file, name, found)
+    return found
 
 
 def add_localisation(
-    results: Mapping[str, dict[str, Any]],
-    twins: Mapping[str, str],
+    results: Mapping[K, dict[str, Any]],
+    twins: Mapping[K, K],
     runs_dir: str,
     results_file: str,
     *,
@@ -158,45 +206,44 @@ def add_localisation(
       results_file: what `run_all` wrote.
       periodic: whether the inputs lie on a ring or torus.
     """
-    kept = read_kept(results_file)
-    for name, sparse in twins.items():
-        result, twin = results[name], results[sparse]
+    for key, sparse in twins.items():
+        result, twin = results[key], results[sparse]
         made_of = [result["config_sha256"], twin["config_sha256"]]
         if result.get("localisation", {}).get("config_sha256") == made_of:
             continue
-        kernel, shape = first_kernel(os.path.join(runs_dir, name))
+        kernel, shape = first_kernel(os.path.join(runs_dir, str(key)))
         kernels = {"whole": kernel}
-        if sparse != name:
+        if sparse != key:
             live = twin["locality"][0]["units"]
             count = round(twin["metrics"]["sparsity/conv1/nonzeros"] / live)
             kernels["cut"] = analysis.cut(kernel, count)
         result["localisation"] = {"config_sha256": made_of, "all_units": kernel.shape[1]} | {
-            key: analysis.localisation(each, shape, periodic=periodic)._asdict()
+            name: analysis.localisation(each, shape, periodic=periodic)._asdict()
             | {"weights": np.count_nonzero(each) / kernel.shape[1]}
-            for key, each in kernels.items()
+            for name, each in kernels.items()
         }
-        write_kept(results_file, kept | dict(results))
+        keep(results_file, key, result)
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def table(results: Mapping[K, Mapping[str, Any]]) -> str:
     """One Markdown row a run: accuracy, non-zeros of each layer, density, locality."""
-    rows = [
-        "| run | test accuracy | validation | non-zeros | density | locality |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, result in results.items():
+    rows = []
+    for key, result in results.items():
         last = result["metrics"]
-        nonzeros = " + ".join(
-            f"{last[f'sparsity/{layer}/nonzeros']:,}" for layer in result["weights"]
-        )
+        nonzeros = [f"{last[f'sparsity/{layer}/nonzeros']:,}" for layer in result["weights"]]
         validation = last.get("validation/accuracy")
-        shown = "–" if validation is None else f"{validation:.2%}"
-        ratios = " / ".join(f"{found['ratio']:.2f}" for found in result["locality"])
         rows.append(
-            f"| {name} | {last['eval/accuracy']:.2%} | {shown} | {nonzeros} | "
-            f"{last['sparsity/density']:.1%} | {ratios or '–'} |"
+            [
+                key,
+                f"{last['eval/accuracy']:.2%}",
+                "–" if validation is None else f"{validation:.2%}",
+                " + ".join(nonzeros),
+                f"{last['sparsity/density']:.1%}",
+                " / ".join(f"{found['ratio']:.2f}" for found in result["locality"]) or "–",
+            ]
         )
-    return "\n".join(rows)
+    head = ["run", "test accuracy", "validation", "non-zeros", "density", "locality"]
+    return markdown(head, rows)
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -211,3 +258,69 @@ def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
     _, network, _ = load_run(run_dir)
     return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
+
+
+def draw_finished(
+    draw: Callable[[str, str], None], runs_dir: str, figures: str, keys: Iterable[Hashable]
+) -> str:
+    """Calls `draw(runs_dir, figures)` if these runs are finished; says which is not otherwise."""
+    for run_dir in (os.path.join(runs_dir, str(key)) for key in keys):
+        if read_summary(run_dir) is None:
+            return f"\nA figure is not drawn: {run_dir} holds no finished run."
+    draw(runs_dir, figures)
+    return ""
+
+
+def command(
+    train_missing: Callable[[Any], None] | None,
+    show: Callable[[Any], str],
+    *,
+    runs_dir: str = "",
+    results: str = "",
+    seeds: int = 5,
+    data_dir: str = "",
+    some_of: Mapping[str, Iterable[str]] | None = None,
+    groups: Iterable[str] = (),
+) -> None:
+    """The command of an experiment: trains what is missing, and says what is kept.
+
+    Args:
+      train_missing: from the flags' values; not called with --show. None: nothing is trained, and
+        --figures is the only flag.
+      show: from the flags' values to what is printed; draws what there is to draw.
+      runs_dir, results, seeds: defaults of the flags.
+      data_dir: what the folder of that flag holds; "": there is no such flag.
+      some_of: by name, flags that take some of these names, all by default.
+      groups: what --group takes, the first by default; none: there is no such flag.
+    """
+    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+    if train_missing:
+        flags.DEFINE_integer("seeds", seeds, "Seeds of each run.", 1, MOST_SEEDS)
+        flags.DEFINE_string("runs_dir", runs_dir, "Where the runs live.")
+        flags.DEFINE_string("results", results, "Kept results.")
+        flags.DEFINE_bool("show", False, "Only print and draw what is kept.")
+    if data_dir:
+        flags.DEFINE_string("data_dir", "", data_dir)
+    for name, accepted in (some_of or {}).items():
+        known = dict.fromkeys(accepted)
+        flags.DEFINE_list(name, list(known), f"Some of {', '.join(known)}; all by default.")
+        flags.register_validator(
+            name,
+            lambda given, known=known: bool(given) and known.keys() >= set(given),
+            f"it takes some of {', '.join(known)}",
+        )
+    if groups:
+        flags.DEFINE_enum("group", next(iter(groups)), list(groups), "Which runs.")
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)
+        options = flags.FLAGS
+        with train.errors_in_a_line():
+            if train_missing and not options.show:
+                cache.enable(cache.default_directory())
+                train_missing(options)
+            print(show(options))
+
+    app.run(main)

@@ -13,6 +13,7 @@ from typing import Any
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.paper import Cell, Preset, Study
 from lconv_jax.experiments.runs import spread
+from lconv_jax.tables import markdown
 
 MODELS = ("d_conv", "d_local", "d_fc", "s_conv", "s_local", "s_fc", "three_fc")
 # Millions of weights, and test accuracy in % after 400 and 4000 epochs, as the paper has them.
@@ -62,20 +63,21 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     lengths = study.sizes.epochs["table1"]
     head = ["model", "α", "weights, M", *(f"{n} epochs, %" for n in lengths), "paper: weights, M"]
     head += ["400 epochs, %", "4000 epochs, %"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = []
     for model in MODELS:
         found = {cell: result for cell, result in results.items() if cell.model == model}
         weights = {sum(result["weights"].values()) / 1e6 for result in found.values()}
-        columns = [
-            model,
-            str(study.sizes.alpha[model]),
-            *([f"{max(weights):.3g}"] if weights else ["–"]),
-            *(accuracy(found, epochs) for epochs in lengths),
-            f"{PUBLISHED_WEIGHTS[model]:g}",
-            *(f"{value:.2f}" for value in PUBLISHED[study.data][model]),
-        ]
-        lines.append(f"| {' | '.join(columns)} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                model,
+                str(study.sizes.alpha[model]),
+                *([f"{max(weights):.3g}"] if weights else ["–"]),
+                *(accuracy(found, epochs) for epochs in lengths),
+                f"{PUBLISHED_WEIGHTS[model]:g}",
+                *(f"{value:.2f}" for value in PUBLISHED[study.data][model]),
+            ]
+        )
+    return markdown(head, rows)
 
 
 def accuracy(results: Mapping[Cell, Mapping[str, Any]], epochs: int) -> str:

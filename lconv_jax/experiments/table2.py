@@ -16,7 +16,8 @@ from typing import Any
 
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
-from lconv_jax.experiments.runs import spread
+from lconv_jax.experiments.runs import over_seeds, read_kept, spread
+from lconv_jax.tables import markdown
 
 # Model and training, with the paper's accuracy in % on CIFAR-10, CIFAR-100 and SVHN.
 PUBLISHED: dict[tuple[str, str], tuple[float, float, float]] = {
@@ -54,14 +55,12 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a model and method, and quoted ones; accuracies in %."""
     head = ["model", "training", "α", "epochs", "test accuracy, %", "non-zeros by layer"]
     head += ["density, %", "locality", "paper, 4000 epochs, %"]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = []
     column = list(paper.DATA).index(study.data)
     for (model, method), published in PUBLISHED.items():
-        groups: dict[Cell, list[Mapping[str, Any]]] = {}
-        for cell, result in results.items():
-            if (cell.model, cell.method) == (model, method):
-                groups.setdefault(cell._replace(seed=0), []).append(result)
-        for cell, found in groups.items():
+        for cell, found in over_seeds(results).items():
+            if (cell.model, cell.method) != (model, method):
+                continue
             last = found[0]["metrics"]
             layers = [last[f"sparsity/{layer}/nonzeros"] for layer in found[0]["weights"]]
             ratios = [each["locality"][0]["ratio"] for each in found if each["locality"]]
@@ -76,27 +75,25 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
                 spread(ratios, ".2f"),
                 f"{published[column]:.2f}",
             ]
-            lines.append(f"| {' | '.join(columns)} |")
+            rows.append(columns)
     for training, values in QUOTED.items():
         if values[column] is not None:
-            middle = " | ".join(["–"] * 6)
-            lines.append(f"| MLP | {training} | {middle} | {values[column]:.2f} |")
-    return "\n".join(lines)
+            rows.append(["MLP", training, *["–"] * 6, f"{values[column]:.2f}"])
+    return markdown(head, rows)
 
 
 def choices(study: Study) -> str:
     """The settings tried for each method with their accuracies on examples held out."""
-    kept = paper.read_kept(study.file("-choices"))
-    lines = []
+    kept = read_kept(study.file("-choices"))
+    rows = []
     for cell in {cell._replace(epochs=0): None for cell in cells(study.sizes)}:
         name, _, _ = paper.choice_of(study, cell)
         for rank, setting in enumerate(kept.get(name, {}).get("settings", [])):
             by = setting["validation/accuracy"]
             values = ", ".join(f"{key} = {value:g}" for key, value in setting["changes"].items())
             shown = "diverged" if by is None else f"{by:.2%}"
-            lines.append(f"| {name if rank == 0 else ''} | {values} | {shown} |")
-    head = "| chosen for | setting | validation |\n| --- | --- | --- |\n"
-    return head + "\n".join(lines) if lines else ""
+            rows.append([name if rank == 0 else "", values, shown])
+    return markdown(["chosen for", "setting", "validation"], rows) if rows else ""
 
 
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:

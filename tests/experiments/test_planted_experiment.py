@@ -9,24 +9,26 @@ import pytest
 from lconv_jax import config as config_lib
 from lconv_jax.data import planted
 from lconv_jax.experiments import planted as experiment
+from lconv_jax.experiments.runs import with_seeds
 
 
 def test_a_run_s_teacher_has_its_seed():
-    found = experiment.configs([0, 3])
+    found = experiment.configs(with_seeds(experiment.cells(), 2))
     assert len(found) == len({config_lib.digest(config) for config in found.values()}) == 24
-    for name, config in found.items():
+    for cell, config in found.items():
         config_lib.validate(config)
-        kind, inputs, optimizer, seed = name.split(", ")
-        assert config.optimizer.name == optimizer
-        assert f"kind={kind}," in config.data.name
-        assert f"correlation={3 * (inputs == 'correlated')}," in config.data.name
-        assert config.data.name.endswith(f",seed={config.seed}")
-        assert seed == f"seed {config.seed}"
+        assert config.optimizer.name == cell.optimizer
+        assert f"kind={cell.kind}," in config.data.name
+        assert f"correlation={3 * (cell.inputs == 'correlated')}," in config.data.name
+        assert config.data.name.endswith(f",seed={cell.seed}")
+        assert config.seed == cell.seed
+        assert str(cell) == f"{cell.kind}, {cell.inputs}, {cell.optimizer}, seed {cell.seed}"
 
 
 def test_the_results_kept_are_those_of_the_configurations():
     kept = json.loads(pathlib.Path("docs/results/planted.json").read_text())
-    expected = {run: config_lib.digest(each) for run, each in experiment.configs(range(5)).items()}
+    found = experiment.configs(with_seeds(experiment.cells(), 5))
+    expected = {str(cell): config_lib.digest(each) for cell, each in found.items()}
     assert {run: result["config_sha256"] for run, result in kept.items()} == expected
 
 
@@ -44,13 +46,9 @@ def test_the_table_shows_sgd_by_its_largest_weights_and_chance_in_brackets():
         }
 
     results = {
-        experiment.run_name(kind, inputs, optimizer, seed): result(optimizer, seed)
-        for kind in experiment.KINDS
-        for inputs in experiment.INPUTS
-        for optimizer in experiment.OPTIMIZERS
-        for seed in range(2)
+        cell: result(cell.optimizer, cell.seed) for cell in with_seeds(experiment.cells(), 2)
     }
-    rows = experiment.table(results, range(2)).splitlines()[2:]
+    rows = experiment.table(results).splitlines()[2:]
     assert len(rows) == 12
     shares = "0.55 (0.20) | 0.25 (0.10) | 0.55 (0.20) | 0.25 (0.10) |"
     start = "| local | independent |"
