@@ -1,5 +1,9 @@
 """The weights of the networks by layer, beside what the paper prints."""
 
+import math
+
+import pytest
+
 from lconv_jax.experiments import figure1
 
 
@@ -33,3 +37,9 @@ def test_lines_pass_through_the_tables_sums(monkeypatch):
     assert list(at_alpha) == list(sums)
     for name, (narrow, wide) in at_alpha.items():
         assert sums[name] == (narrow if figure1.MODELS[name][0] == "d" else wide)
+
+
+def test_what_is_dense_grows_with_the_fourth_power_of_the_side_and_the_rest_with_the_second():
+    for name, values in figure1.against_side().items():
+        growth = math.log2(values[-1] / values[-2])
+        assert growth == pytest.approx(4 if name.endswith("fc") else 2, abs=0.1)

@@ -10,7 +10,6 @@ from lconv_jax import config as config_lib
 from lconv_jax import train
 from lconv_jax.experiments import (
     costs,
-    figure1,
     figure2,
     figure3,
     figure4,
@@ -20,7 +19,7 @@ from lconv_jax.experiments import (
     table2,
 )
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Study
-from lconv_jax.experiments.runs import read_kept
+from lconv_jax.experiments.runs import kept, read_kept, with_seeds
 from lconv_jax.models import count_weights
 
 TRAINED = (table1, table2, figure2, figure3, figure4, figure5)
@@ -83,7 +82,7 @@ def test_cells_are_filtered_and_nothing_left_is_said():
     assert [cell.method for cell in left] == [SGD, BETA_LASSO]
     with pytest.raises(ValueError, match=r"leaves nothing of .*s_fc, SGD"):
         paper.filtered(cells, ["s_fd"], None)
-    assert [str(c)[-1] for c in paper.with_seeds(left, 2)] == ["0", "0", "1", "1"]
+    assert [str(c)[-1] for c in with_seeds(left, 2)] == ["0", "0", "1", "1"]
 
 
 def make_result(accuracy, counts=(300, 40, 10), **more):
@@ -146,16 +145,6 @@ def test_the_fewest_weights_are_those_of_the_smallest_network_that_reaches_the_t
     assert figure2.fewest(points, "s_conv", 0.85) is None
 
 
-def test_figure_1_has_the_paper_s_sizes():
-    assert figure1.counts(32, 150)["s_fc"] == 256_240_800
-    assert figure1.counts(32, 15)["d_conv"] == 1_445_955
-    by_side = figure1.against_side()
-    for name, values in by_side.items():
-        # What is dense grows with the fourth power of the side, and what is not with the second.
-        growth = math.log2(values[-1] / values[-2])
-        assert growth == pytest.approx(4 if name.endswith("fc") else 2, abs=0.1)
-
-
 def test_figures_are_drawn_from_what_is_kept(tmp_path):
     study = Study("cifar10", "small", results=str(tmp_path), runs_dir=str(tmp_path / "runs"))
     for module in (figure2, figure3, figure5):
@@ -197,7 +186,7 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     assert "| choice of s_fc α=1, SGD, 2 settings | " in planned
     paper.train_cells(study, cells)
     chosen = read_kept(study.file("-choices"))
-    results = paper.kept(study, cells)
+    results = kept(study.file(), cells)
     assert list(results) == cells
     for cell, result in results.items():
         name, _, _ = paper.choice_of(study, cell)
@@ -224,7 +213,7 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     monkeypatch.setattr(train, "train_and_evaluate", refuse)
     paper.train_cells(study, cells)
     assert "| s_fc | SGD | 1 | 2 |" in table2.show(study, results, str(tmp_path))
-    filters = figure4.show(study, paper.kept(study, figure4.cells(study.sizes)), str(tmp_path))
+    filters = figure4.show(study, kept(study.file(), figure4.cells(study.sizes)), str(tmp_path))
     assert "Not drawn" in filters  # s_local was not trained
 
 
