@@ -151,6 +151,6 @@ def test_no_memory_is_no_damage(saved, tmp_path, monkeypatch):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(checkpoint, "leaf_digests", exhausted)
-    with Checkpoints(directory) as checkpoints, pytest.raises(RuntimeError, match="EXHAUSTED"):
+    with Checkpoints(directory) as checkpoints, pytest.raises(CheckpointError, match="cannot be read now .RESOURCE_EXHAUSTED"):
         checkpoints.restore(_like(_state(0)))
     assert (directory / "2").is_dir()
