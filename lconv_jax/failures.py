@@ -13,8 +13,9 @@ import re
 import stat
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 # What the operating system says of a part that was deleted or replaced.
@@ -25,7 +26,7 @@ _PASSING = (PermissionError, TimeoutError, InterruptedError, ConnectionError)
 _STATUS = re.compile(
     r"PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED"
 )
-_ERRNO = re.compile(r"os_error_code='(\d+)'")
+_ERRNO = re.compile(r"(?:os_error_code='|OS error )(\d+)")
 
 
 class Failure(NamedTuple):
@@ -51,6 +52,7 @@ def attempt(
         except Exception as error:
             failure = Failure(passing(error), first_line(error))
         gc.collect()
+    sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
     return None, failure
 
 
@@ -112,12 +114,22 @@ def _say_nothing(*_: object) -> None:
     pass
 
 
+def _but_for_closed_loops(hook: Callable[[Any], object]) -> Callable[[Any], None]:
+    """A hook for what TensorStore's threads, at work when a call failed, may meet after it."""
+
+    def unraisablehook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            hook(found)
+
+    return unraisablehook
+
+
 @contextlib.contextmanager
 def _orbax_raises_only() -> Iterator[None]:
     """Errors of Orbax's threads, which it raises, are not also printed.
 
     It logs them, leaves them to asyncio, which reports those that nobody asked for, and calls event
-    loops that are closed, which ends in the hooks of the interpreter.
+    loops that are closed, which ends in the interpreter's hook for what cannot be raised.
     """
 
     def is_news(record: logging.LogRecord) -> bool:
@@ -127,13 +139,14 @@ def _orbax_raises_only() -> Iterator[None]:
 
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
 
-    hooks = sys.excepthook, sys.unraisablehook
-    sys.excepthook, sys.unraisablehook = _say_nothing, _say_nothing
+    hook, sys.unraisablehook = sys.unraisablehook, _say_nothing
     for logger in loggers:
         logger.addFilter(is_news)
     try:
-        yield
+        with warnings.catch_warnings():  # of coroutines that nobody awaited
+            warnings.simplefilter("ignore", RuntimeWarning)
+            yield
     finally:
-        sys.excepthook, sys.unraisablehook = hooks
+        sys.unraisablehook = hook
         for logger in loggers:
             logger.removeFilter(is_news)

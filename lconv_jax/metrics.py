@@ -119,17 +119,18 @@ def _cut_back(path: str, through_step: int, record: Mapping[str, Any] | None) ->
         end = record["lines"] if record else max(up_to, default=0)
         unread = [str(n + 1) for n, step in enumerate(steps[:end]) if step is None]
         if through_step and (record or unread or not kept):
-            of = f" of {record['lines']}" if record else ""
-            which = f" (line {', '.join(unread[:5])}{' …' * (len(unread) > 5)})" if unread else ""
-            copy = ""
-            if whole:
+            left = f"{len(kept)} of {record['lines']}" if record else f"{len(kept)}"
+            if unread:
+                left += f", without line {', '.join(unread[:5])}{', …' * (len(unread) > 5)}"
+            found = ""
+            if b"".join(kept) != whole:
                 copy = free_name(f"{path}.damaged")
                 write_atomically(copy, whole)
-                copy = f", and the file as it was found is kept as {copy}"
+                found = f" The file as it was found is kept as {copy}."
             logging.warning(
-                "%s is not what it was when step %d was saved: %d%s lines up to there can be read, "
-                "%d cannot%s. What is missing stays missing; the run goes on%s.",
-                *(path, through_step, len(kept), of, len(unread), which, copy),
+                "%s is not what it was when step %d was saved. The run goes on with the lines up "
+                "to there that can be read (%s); the others are missing for good.%s",
+                *(path, through_step, left, found),
             )
     if b"".join(kept) != whole:
         write_atomically(path, b"".join(kept))

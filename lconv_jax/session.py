@@ -114,6 +114,5 @@ def _check_end(directory: str, step: int) -> None:
     if not {"train/loss", "eval/accuracy"} <= names:
         raise CheckpointError(
             f"{directory}/{METRICS_FILE} has lost lines of step {step}, the last, which "
-            f"{SUMMARY_FILE} is made of. Bring it back from a copy, or move "
-            f"{CHECKPOINTS}/{step} elsewhere: the run goes on from the checkpoint before"
+            f"{SUMMARY_FILE} is made of. Bring it back from a copy, or start in another --workdir"
         )
