@@ -363,8 +363,8 @@ def summarise(
 def deferred_signals() -> Iterator[list[int]]:
     """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
 
-    A second SIGINT interrupts at once. Within another such block it is that one's list. Off the
-    main thread signals are left as they are.
+    A second SIGINT does at once what it did before. Within another such block it is that one's
+    list. Off the main thread signals are left as they are.
     """
     outer: list[int] | None = getattr(signal.getsignal(signal.SIGTERM), "received", None)
     if outer is not None:
@@ -377,10 +377,12 @@ def deferred_signals() -> Iterator[list[int]]:
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     note.received = received  # type: ignore[attr-defined]
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield received
     finally:
@@ -392,19 +394,12 @@ def deferred_signals() -> Iterator[list[int]]:
 def errors_in_a_line() -> Iterator[None]:
     """Ends the program with one line for what a user can mend, and with a status that tells.
 
-    Nothing is printed after it as the program ends, which Ctrl-C then ends at once.
+    Ctrl-C ends it at once, where it does not stop a run that saves its state first, and nothing is
+    printed after that line.
     """
     try:
-        try:
+        with _quiet_end():
             yield
-        finally:
-            _end_quietly()
-    except KeyboardInterrupt:
-        print(
-            "interrupted: what was saved is kept; the same command continues the run",
-            file=sys.stderr,
-        )
-        distributed.leave(128 + signal.SIGINT)
     except Stopped as stopped:
         if distributed.is_first():
             print(stopped, file=sys.stderr)
@@ -429,8 +424,26 @@ def errors_in_a_line() -> Iterator[None]:
         distributed.leave(1)
 
 
-def _end_quietly() -> None:
-    """What fails from here on has been told, or has nothing left to lose."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    atexit.register(failures.say_no_more)
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Ctrl-C and the end of the program print no more than is meant to be printed."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        # An exception would come up anywhere: in a callback that ignores it, or among threads that
+        # go on writing. A run is safe from being killed at any moment.
+        signal.signal(signal.SIGINT, _quit)
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        atexit.register(failures.say_no_more)
+
+
+def _quit(signum: int, frame: Any) -> None:
+    show_cursor = b"\n\x1b[?25h" if os.isatty(2) else b""
+    os.write(
+        2,
+        show_cursor + b"interrupted: what was saved is kept; the same command continues the run\n",
+    )
+    os._exit(128 + signum)
