@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 from collections.abc import Sequence
-from multiprocessing.pool import Pool
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -68,8 +68,8 @@ def _measure(shape: tuple[int, int, int], args: argparse.Namespace) -> dict[str,
     parts = np.array_split(np.arange(count), common.cores())
     held = [(images[part], operation[part], level[part], place[part]) for part in parts]
     # Each has its own images, so each is a pool of one.
-    start = multiprocessing.get_context("spawn").Pool
-    pools = [start(1, _hold, (each,)) for each in held]
+    spawn = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(1, spawn, _hold, (each,)) for each in held]
     try:
         times = common.interleave(
             {
@@ -81,7 +81,7 @@ def _measure(shape: tuple[int, int, int], args: argparse.Namespace) -> dict[str,
         by_pillow = np.concatenate(_all(pools, "images"))
     finally:
         for pool in pools:
-            pool.terminate()
+            pool.shutdown(cancel_futures=True)
     results = np.concatenate([one_of(compiled, index, batches) for index in range(args.batches)])
     agree = np.mean(abs(results.astype(np.int16) - by_pillow) <= 1)
     return {
@@ -107,8 +107,8 @@ def _images(shape: tuple[int, int, int], count: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(np.pad(chosen, frame), 1, -1))
 
 
-def _all(pools: Sequence[Pool], wanted: str) -> list[Any]:
-    return [waiting.get() for waiting in [pool.apply_async(_work, (wanted,)) for pool in pools]]
+def _all(pools: Sequence[ProcessPoolExecutor], wanted: str) -> list[Any]:
+    return [waiting.result() for waiting in [pool.submit(_work, wanted) for pool in pools]]
 
 
 def _hold(held: tuple[np.ndarray, ...]) -> None:

@@ -1,15 +1,17 @@
-"""Save, verify and restore: a checkpoint is trusted only if every leaf has the digest it had.
+"""Save, verify and restore: a checkpoint is trusted only if every part has the digest it had.
 
 Orbax writes a step into a temporary folder and renames it, so a kill leaves either the whole
 checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part) the digests do.
+What cannot be read for another reason than damage, a permission say, is left where it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
+import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,9 +20,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from lconv_jax import distributed
+from lconv_jax.failures import attempt, passing, unreadable
+from lconv_jax.files import free_name
 
 DAMAGED = "damaged"
-_STATE, _DIGESTS = "state", "digests"
+_STATE, _DIGESTS, _RECORD = "state", "digests", "record"
 
 
 class CheckpointError(OSError):
@@ -42,42 +46,74 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._manager is not None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._manager is None:
+            return
+        if kind is None:
             self._manager.close()
+        else:  # which has been told
+            attempt(self._manager.close, own=CheckpointError)
 
     def steps(self) -> list[int]:
         """The steps with a complete checkpoint, oldest first."""
-        if not os.path.isdir(self.directory):
-            return []
-        return sorted(int(name) for name in os.listdir(self.directory) if name.isdigit())
+        return sorted(int(name) for name in _names(self.directory) if name.isdigit())
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes `state` and the digest of each of its leaves."""
-        if self._manager is None:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep,
-                enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
-            )
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+    def save(self, step: int, state: Any, record: Mapping[str, Any] | None = None) -> None:
+        """Writes `state`, the digest of each of its leaves, and what else is to be known of it.
+
+        Args:
+          step: of the run.
+          state: dataclass or dict of arrays.
+          record: what JSON can hold; `record` reads it.
+
+        Raises:
+          CheckpointError: it could not be written; those before it are kept.
+        """
         args = ocp.args.Composite(
             **{
                 _STATE: ocp.args.StandardSave(_fields(state)),
                 _DIGESTS: ocp.args.JsonSave(leaf_digests(state)),
+                _RECORD: ocp.args.JsonSave(
+                    {"record": dict(record or {}), "sha256": _digest_of(record or {})}
+                ),
             }
         )
-        try:
+
+        def write() -> None:
+            if self._manager is None:
+                options = ocp.CheckpointManagerOptions(
+                    max_to_keep=self._keep,
+                    enable_async_checkpointing=False,
+                    cleanup_tmp_directories=True,
+                )
+                self._manager = ocp.CheckpointManager(self.directory, options=options)
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax passes on what TensorStore raised, as a ValueError
+
+        _, failure = attempt(write, own=CheckpointError)
+        if failure is not None:
             raise CheckpointError(
                 f"checkpoint {step} could not be written to {self.directory} "
-                f"({_first_line(error)}); those before it are kept"
-            ) from error
+                f"({failure.passing or failure.text}); those before it are kept"
+            )
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What was saved with the checkpoint of `step` as its record; {} if there is none.
+
+        Raises:
+          ValueError: it is not as it was written.
+        """
+        folder = os.path.join(self.directory, str(step), _RECORD)
+        if not os.path.lexists(folder):
+            return {}
+        with open(os.path.join(folder, "metadata"), encoding="utf-8") as file:
+            stored = json.load(file)
+        if stored["sha256"] != _digest_of(stored["record"]):
+            raise ValueError(f"the digest of its {_RECORD} is not the one stored")
+        return stored["record"]
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The newest checkpoint that verifies, as (step, state), or None if there is none.
+        """The newest checkpoint that verifies, as (step, state), or None if there never was one.
 
         A newer one that does not is moved to damaged/<step> with a warning, never deleted.
 
@@ -85,8 +121,9 @@ class Checkpoints:
           like: the state's tree of `jax.ShapeDtypeStruct`, with the shardings to restore to.
 
         Raises:
-          CheckpointError: if there are checkpoints but none verifies; or if one holds a state of
-            another structure (written by other versions of the code, say), which stays in place.
+          CheckpointError: if there are checkpoints, or damaged ones set aside, but none verifies;
+            or if one, which stays in place, cannot be read for another reason than damage, or
+            holds a state of another structure (written by other versions of the code, say).
         """
         if jax.process_count() == 1:
             return self._restore_newest(like)
@@ -106,23 +143,40 @@ class Checkpoints:
         return restored[0] if restored else -1
 
     def _restore_newest(self, like: Any) -> tuple[int, Any] | None:
-        found = self.steps()
-        for step in reversed(found):
-            try:
-                return step, self.restore_step(step, like)
-            except (MemoryError, PermissionError, CheckpointError):
-                raise  # not damage: the same file may be read another time
-            except Exception as error:  # whatever damage makes the readers raise
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise
-                self._set_aside(step, error)
-        if found:
+        for step in reversed(self.steps()):
+            state, damage = self._read(step, like)
+            if not damage:
+                return step, state
+            self._set_aside(step, damage)
+        if _names(os.path.join(self.directory, DAMAGED)):
             raise CheckpointError(
                 f"none of the checkpoints in {self.directory} reads back as it was written; they "
                 f"were moved to {DAMAGED}/ there. Bring one back from a copy, or start in another "
                 "--workdir"
             )
         return None
+
+    def _read(self, step: int, like: Any) -> tuple[Any, str]:
+        """The state of a checkpoint and "", or None and what its damage is.
+
+        Raises:
+          CheckpointError: it cannot be read now, or holds a state of another structure.
+        """
+        path = os.path.join(self.directory, str(step))
+        damage = ""
+        # Twice, as the libraries take a file that could not be opened for one that is not there.
+        for _ in range(2):
+            state, failure = attempt(lambda: self.restore_step(step, like), own=CheckpointError)
+            if failure is None:
+                return state, ""
+            damage = failure.text
+            reason = failure.passing or unreadable(path)
+            if reason:
+                raise CheckpointError(
+                    f"checkpoint {path} cannot be read now ({reason}); it is not known to be "
+                    "damaged, and stays where it is"
+                )
+        return None, damage
 
     def restore_step(self, step: int, like: Any) -> Any:
         """The checkpoint of `step`, which stays where it is if it does not verify.
@@ -138,36 +192,46 @@ class Checkpoints:
             stored = reader.restore(os.path.join(path, _DIGESTS))
         names = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)}
         other = sorted(names ^ set(stored))
-        if other:
-            raise CheckpointError(
-                f"checkpoint {path} holds a state of another structure; {other[0]} is in one of "
-                "the two only. It was written by other versions of the code: use those, or start "
-                "in another --workdir"
-            )
         with ocp.StandardCheckpointer(multiprocessing_options=options) as reader:
-            state = reader.restore(os.path.join(path, _STATE), _fields(like))
+            try:
+                state = reader.restore(os.path.join(path, _STATE), _fields(like))
+            except Exception as error:
+                if not other or passing(error):
+                    raise
+                raise CheckpointError(
+                    f"checkpoint {path} holds a state of another structure; {other[0]} is in one "
+                    "of the two only. It was written by other versions of the code: use those, or "
+                    "start in another --workdir"
+                ) from error
+        if other:  # and yet the state has the structure: it is the names that are wrong
+            raise ValueError(f"{other[0]} is not named in both the state and its digests")
         if dataclasses.is_dataclass(like) and not isinstance(like, type):
             state = dataclasses.replace(like, **state)
         digests = leaf_digests(state)
         wrong = sorted(name for name in digests if stored[name] != digests[name])
         if wrong:
             raise ValueError(f"the digest of {', '.join(wrong)} is not the one stored")
+        self.record(step)
         return state
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        aside = os.path.join(self.directory, DAMAGED, str(step))
+    def _set_aside(self, step: int, damage: str) -> None:
+        aside = free_name(os.path.join(self.directory, DAMAGED, str(step)))
         os.makedirs(os.path.dirname(aside), exist_ok=True)
-        for copy in itertools.count(1):
-            if not os.path.exists(aside):
-                break
-            aside = os.path.join(self.directory, DAMAGED, f"{step}.{copy}")
         os.rename(os.path.join(self.directory, str(step)), aside)
         logging.warning(
             "Checkpoint %d is damaged (%s); it was moved to %s and the one before it is used.",
             step,
-            _first_line(error),
+            damage,
             aside,
         )
+
+
+def _names(directory: str) -> list[str]:
+    """What is in a directory, nothing if it does not exist."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
 
 
 def _fields(state: Any) -> Any:
@@ -188,8 +252,8 @@ def _participants(like: Any) -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _digest_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def leaf_digests(state: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rich import box, console, table
 
 from lconv_jax import certify, data, mdl, programs
 from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.metrics import write_atomically
+from lconv_jax.files import write_atomically
 from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
 
 SHORT_DIR = "short"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,12 +12,35 @@ from rich import console, progress
 from lconv_jax import distributed
 
 
+class _Terminal:
+    """A stream for a display, which drops what a terminal that is gone does not take.
+
+    Otherwise the run would end with its terminal, or the thread that draws would, unseen.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 @contextlib.contextmanager
 def make_progress(
     total_steps: int, steps_per_epoch: int
 ) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
     """A line on standard error; yields the function (step, last metrics) that brings it forward."""
-    terminal = console.Console(stderr=True)
+    stream: Any = _Terminal(sys.stderr)
+    terminal = console.Console(file=stream)
     hidden = not (terminal.is_terminal and distributed.is_first())
     columns = (
         progress.TextColumn("epoch {task.fields[epoch]:.0f}"),

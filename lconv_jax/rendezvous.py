@@ -57,9 +57,11 @@ def _call_the_roll(port: int, num_processes: int, deadline: float, timeout: floa
                 missing = [str(i) for i in range(1, num_processes) if i not in present]
                 verdict = f"process {', '.join(missing)} did not come within {timeout:g} s"
                 break
+            except OSError as error:
+                verdict = f"process 0 cannot listen on port {port} ({error.strerror})"
+                break
             try:
-                caller.settimeout(_SILENCE_SECONDS)
-                number, of = (int(word) for word in _receive(caller).split())
+                number, of = (int(word) for word in _receive(caller, _SILENCE_SECONDS).split())
             except (OSError, ValueError):
                 caller.close()  # somebody else
                 continue
@@ -89,8 +91,7 @@ def _answer(
             with socket.create_connection(address, timeout=max(0.01, left)) as process_0:
                 process_0.sendall(f"{process_id} {num_processes}\n".encode())
                 # Process 0 may have come later, and so wait for longer.
-                process_0.settimeout(max(0.01, left) + timeout)
-                verdict = _receive(process_0).strip()
+                verdict = _receive(process_0, max(0.01, left) + timeout).strip()
         except OSError as error:
             if left <= 0:
                 raise ConfigError(
@@ -103,7 +104,19 @@ def _answer(
         raise ConfigError(verdict)
 
 
-def _receive(connection: socket.socket) -> str:
-    """A line of text, or what there was before the other side left."""
-    with connection.makefile("r", encoding="utf-8") as lines:
-        return lines.readline(1000)
+def _receive(connection: socket.socket, seconds: float) -> str:
+    """A line of text, or what there was before the other side left.
+
+    Raises:
+      TimeoutError: that took longer, however little came at a time.
+    """
+    deadline, line = time.monotonic() + seconds, b""
+    while not line.endswith(b"\n") and len(line) < 1000:
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        part = connection.recv(1000)
+        if not part:
+            break
+        line += part
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    return line.decode()

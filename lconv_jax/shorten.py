@@ -22,10 +22,10 @@ from absl import app, flags, logging
 
 from lconv_jax import certify, data, export, mdl
 from lconv_jax.describe import SHORT_DIR, load_run, rounded_up
+from lconv_jax.files import write_atomically
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
 from lconv_jax.mdl.quantize import equalize
-from lconv_jax.metrics import write_atomically
 
 _DEPTH = flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1)
 _BIAS_BITS = flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1)

@@ -56,7 +56,14 @@ class Batches:
         return len(self._rows) * example_bytes(self._split)
 
     def __getitem__(self, number: int) -> data.Split:
-        return data.read(self._split, self._index(number)[self._rows])
+        try:
+            return data.read(self._split, self._index(number)[self._rows])
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                raise
+            # Grain takes a StopIteration for the end of the data, and a thread of its that meets
+            # what is no Exception dies unseen, with the others waiting for it.
+            raise data.DataError(f"batch {number} cannot be read ({error!r})") from error
 
 
 def example_bytes(split: data.Split) -> int:
@@ -165,7 +172,7 @@ def in_order(
         sharding.local_rows(mesh, batch_size),
     )
     with prefetched(batches, mesh, batch_size, length) as chunks:
-        for first, chunk in zip(range(0, number, length), chunks, strict=False):
+        for first, chunk in zip(range(0, number, length), chunks, strict=True):
             real = np.arange(length * batch_size) + first * batch_size < count
             yield chunk, real.reshape(length, batch_size)
 

@@ -30,7 +30,7 @@ from lconv_jax import config as config_lib
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
 from lconv_jax.experiments.runs import with_overrides
-from lconv_jax.metrics import write_atomically
+from lconv_jax.files import write_atomically
 from lconv_jax.workdir import check_workdir, read_summary
 
 _GRID = flags.DEFINE_multi_string(

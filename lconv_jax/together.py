@@ -25,11 +25,12 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, programs, sharding, steps, train
-from lconv_jax.checkpoint import Checkpoints
+from lconv_jax import data, programs, sharding, steps, train
+from lconv_jax.files import write_atomically
 from lconv_jax.progress import make_progress
+from lconv_jax.session import open_session
 from lconv_jax.state import TrainState
-from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
+from lconv_jax.workdir import open_workdir, read_summary, write_summary
 
 DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
@@ -236,7 +237,7 @@ def mark_diverged(directory: str, error: train.TrainingError) -> None:
     """Says in a run's directory that it cannot go on, and why."""
     logging.warning("%s: %s", directory, error)
     record = json.dumps({"message": str(error)}, indent=2)
-    metrics.write_atomically(os.path.join(directory, DIVERGED_FILE), record + "\n")
+    write_atomically(os.path.join(directory, DIVERGED_FILE), record + "\n")
 
 
 def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> None:
@@ -267,12 +268,10 @@ class _Lane:
     index: int
     experiment: programs.Experiment
     directory: str
-    checkpoints: Checkpoints
     joins: float = math.inf
     state: TrainState | None = None  # that it joins with, on the host; None for the initial one
-    saved: int = 0
     started: float = 0.0
-    writer: Any = None
+    session: Any = None
 
     def diverge(self, error: train.TrainingError) -> None:
         mark_diverged(self.directory, error)
@@ -284,17 +283,14 @@ def _open(stack: contextlib.ExitStack, run: Run, index: int) -> _Lane:
     directory = stack.enter_context(
         open_workdir(run.directory, config, data.digest(experiment.dataset))
     )
-    checkpoints = stack.enter_context(
-        Checkpoints(os.path.join(directory, CHECKPOINTS), config.checkpoint.keep)
-    )
-    lane = _Lane(index, experiment, directory, checkpoints)
+    lane = _Lane(index, experiment, directory)
     if is_over(run):
         return lane
-    step, state = checkpoints.restore(experiment.state_shapes) or (0, None)
-    lane.joins, lane.state, lane.saved = step, jax.device_get(state), step
-    lane.writer = metrics.MetricsWriter(directory, through_step=step)
-    stack.callback(lane.writer.close)
-    lane.started = time.monotonic() - lane.writer.last.get("time/seconds", 0.0)
+    shapes, total = experiment.state_shapes, experiment.plan.total_steps
+    session = open_session(directory, config.checkpoint.keep, shapes, total)
+    lane.session, state = stack.enter_context(session)
+    lane.joins, lane.state = lane.session.step, jax.device_get(state)
+    lane.started = time.monotonic() - lane.session.writer.last.get("time/seconds", 0.0)
     return lane
 
 
@@ -338,10 +334,10 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
             rate = count * config.train.batch_size / seconds
             shown = []
             for lane in active:
-                experiment, writer = lane.experiment, lane.writer
+                experiment, writer = lane.experiment, lane.session.writer
                 rows = {name: values[lane.index] for name, values in fetched.items()}
                 try:
-                    last = train.write_steps(experiment, rows, before, count, lane.saved, writer)
+                    last = train.write_steps(experiment, rows, before, count, lane.session)
                     result: dict[str, Any] = {}
                     if is_due(config.log.eval_every_epochs):
                         state = take(states, lane.index)
@@ -361,9 +357,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                     writer.write(step, result)
                     writer.write_board(step, result)
                 if signals or is_due(config.checkpoint.every_epochs):
-                    writer.flush()
-                    lane.checkpoints.save(step, take(states, lane.index))
-                    lane.saved = step
+                    lane.session.save(step, take(states, lane.index))
                 shown.append(writer.last | last)
             if shown:
                 show(step, _means(shown))
@@ -371,12 +365,9 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                 raise train.Stopped(signals[0], step)
     for lane in lanes:
         if lane.joins <= total:
-            summary = train.summarise(
-                lane.experiment, take(states, lane.index), lane.writer.last, lane.directory
-            )
-            summary["time/wall_seconds"] = time.monotonic() - lane.started
+            state = take(states, lane.index)
+            summary = train.summarise(lane.experiment, state, lane.session, lane.started)
             summary["time/together"] = len(lanes)
-            summary["resumed_at_step"] = lane.joins
             write_summary(lane.directory, summary)
 
 

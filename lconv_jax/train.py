@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import json
@@ -25,6 +26,7 @@ from lconv_jax import (
     certify,
     data,
     distributed,
+    failures,
     metrics,
     models,
     programs,
@@ -35,6 +37,7 @@ from lconv_jax import (
 from lconv_jax import config as config_lib
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.progress import make_progress
+from lconv_jax.session import Session, open_session
 from lconv_jax.state import TrainState
 from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
 
@@ -85,25 +88,24 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
             lambda: stack.enter_context(_claim(workdir, config, digest))
         )
         shared = distributed.from_first(directory)
-        checkpoints = stack.enter_context(
-            Checkpoints(os.path.join(shared, CHECKPOINTS), config.checkpoint.keep)
-        )
         signals = stack.enter_context(deferred_signals())
-        step, state = checkpoints.restore(programs.stored_shapes(experiment)) or (0, None)
-        summary = json.loads(distributed.from_first(json.dumps(read_summary(directory))))
-        if step == experiment.plan.total_steps and summary is not None:
+        summary = distributed.together(lambda: read_summary(directory))
+        summary = json.loads(distributed.from_first(json.dumps(summary)))
+        shapes, total = programs.stored_shapes(experiment), experiment.plan.total_steps
+        if summary is not None:  # finished: whatever else is there, nothing is changed
+            if total not in Checkpoints(os.path.join(shared, CHECKPOINTS)).steps():
+                logging.warning("%s is finished, but its last checkpoint is gone", shared)
             return summary
+        session, state = stack.enter_context(
+            open_session(directory, config.checkpoint.keep, shapes, total, shared)
+        )
+        logging.info("%s; step %d of %d", directory, session.step, total)
+        started -= session.writer.last.get("time/seconds", 0.0)
         if state is None:
             state = programs.initial_state(experiment)
-        writer = metrics.MetricsWriter(directory, through_step=step)
-        stack.callback(writer.close)
-        logging.info("%s; step %d of %d", directory, step, experiment.plan.total_steps)
-        started -= writer.last.get("time/seconds", 0.0)
-        state = _train(experiment, step, state, writer, checkpoints, signals, started)
-        summary = summarise(experiment, state, writer.last, directory)
-        summary["time/wall_seconds"] = time.monotonic() - started
+        state = _train(experiment, session, state, signals, started)
+        summary = summarise(experiment, state, session, started)
         summary["time/compile_seconds"] = compiling.seconds
-        summary["resumed_at_step"] = step
         return write_summary(directory, summary)
 
 
@@ -118,10 +120,8 @@ def _claim(
 
 def _train(
     experiment: programs.Experiment,
-    step: int,
+    session: Session,
     state: TrainState,
-    writer: metrics.MetricsWriter,
-    checkpoints: Checkpoints,
     signals: list[int],
     started: float,
 ) -> TrainState:
@@ -129,7 +129,7 @@ def _train(
 
     `started` is when the run began, on the monotonic clock, less what earlier processes spent.
     """
-    config, plan = experiment.config, experiment.plan
+    config, plan, writer, step = experiment.config, experiment.plan, session.writer, session.step
     if step == plan.total_steps:
         return state
     everywhere = sharding.replicated(experiment.mesh)
@@ -149,7 +149,7 @@ def _train(
     run_steps = programs.compile_train_steps(current)
     run_evaluation = programs.compile_evaluation(current)
     expand = programs.make_expand(experiment, current)
-    per_epoch, limit, saved = plan.steps_per_epoch, 1, step
+    per_epoch, limit = plan.steps_per_epoch, 1
     feeding = stream.training_feed(config, splits["train"], plan.total_steps, experiment.mesh, step)
     with make_progress(plan.total_steps, per_epoch) as show, feeding as feed:
         while step < plan.total_steps:
@@ -160,7 +160,7 @@ def _train(
             fetched = jax.device_get(on_device)
             seconds = time.monotonic() - begun
 
-            last = write_steps(experiment, fetched, step, count, saved, writer)
+            last = write_steps(experiment, fetched, step, count, session)
             step += count
 
             finished = step == plan.total_steps
@@ -193,9 +193,7 @@ def _train(
             signum, slowest = distributed.highest(signals[0] if signals else 0, seconds)
             limit = max(1, int(SECONDS_PER_CALL * count / slowest))
             if finished or signum or step % (per_epoch * config.checkpoint.every_epochs) == 0:
-                writer.flush()
-                checkpoints.save(step, expand(state))
-                saved = step
+                session.save(step, expand(state))
             if signum and not finished:
                 raise Stopped(int(signum), step)
     return expand(state)
@@ -206,17 +204,16 @@ def write_steps(
     fetched: dict[str, Any],
     step: int,
     count: int,
-    saved: int,
-    writer: metrics.MetricsWriter,
+    session: Session,
 ) -> dict[str, Any]:
     """Writes the metrics of the `count` steps after `step`, and returns those of the last.
 
     Raises:
       TrainingError: if a loss or the state at the end is not finite.
     """
-    plan, log = experiment.plan, experiment.config.log
+    plan, log, writer = experiment.plan, experiment.config.log, session.writer
     rows = {name: values[:count] for name, values in fetched.items() if name != "finite"}
-    _check_finite(rows["train/loss"], bool(fetched["finite"]), step, saved)
+    _check_finite(rows["train/loss"], bool(fetched["finite"]), step, session.saved)
     lines = _lines(experiment, rows)
     for at, line in enumerate(lines, start=step + 1):
         if at % log.every_steps == 0 or at == plan.total_steps:
@@ -343,20 +340,23 @@ def _unpermuted(experiment: programs.Experiment, weights: NDArray[Any]) -> NDArr
 
 
 def summarise(
-    experiment: programs.Experiment, state: TrainState, last: Mapping[str, Any], directory: str
+    experiment: programs.Experiment, state: TrainState, session: Session, started: float
 ) -> dict[str, Any]:
-    """Draws filters.png and collects what summary.json says."""
+    """Draws filters.png and collects what summary.json says; for `started` see `_train`."""
     kernels = models.kernels(state.params)
     first = _first(kernels)
     filters = analysis.choose_filters(_first_filters(experiment, first), 64)
-    analysis.save_filters(filters, os.path.join(directory, "filters.png"))
+    analysis.save_filters(filters, os.path.join(session.directory, "filters.png"))
     summary = {
-        "metrics": dict(last),
+        "metrics": dict(session.writer.last),
         "weights": {name: kernel.size for name, kernel in kernels.items()},
         "effective": experiment.plan.effective,
         "num_examples": len(experiment.dataset.train.labels),
         "config_sha256": config_lib.digest(experiment.config),
         "data_sha256": data.digest(experiment.dataset),
+        "time/wall_seconds": time.monotonic() - started,
+        "resumed_at_step": session.step,
+        "sessions": session.history,
     }
     if experiment.config.train.shrink != "none":
         summary["shrink"] = experiment.config.train.shrink
@@ -372,8 +372,8 @@ def summarise(
 def deferred_signals() -> Iterator[list[int]]:
     """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
 
-    A second SIGINT interrupts at once. Within another such block it is that one's list. Off the
-    main thread signals are left as they are.
+    A second SIGINT does at once what it did before. Within another such block it is that one's
+    list. Off the main thread signals are left as they are.
     """
     outer: list[int] | None = getattr(signal.getsignal(signal.SIGTERM), "received", None)
     if outer is not None:
@@ -386,10 +386,12 @@ def deferred_signals() -> Iterator[list[int]]:
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     note.received = received  # type: ignore[attr-defined]
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield received
     finally:
@@ -399,9 +401,14 @@ def deferred_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """Ends the program with one line for what a user can mend, and with a status that tells."""
+    """Ends the program with one line for what a user can mend, and with a status that tells.
+
+    Ctrl-C ends it at once, where it does not stop a run that saves its state first, and nothing is
+    printed after that line.
+    """
     try:
-        yield
+        with _quiet_end():
+            yield
     except Stopped as stopped:
         if distributed.is_first():
             print(stopped, file=sys.stderr)
@@ -424,3 +431,28 @@ def errors_in_a_line() -> Iterator[None]:
             file=sys.stderr,
         )
         distributed.leave(1)
+
+
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Ctrl-C and the end of the program print no more than is meant to be printed."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        # An exception would come up anywhere: in a callback that ignores it, or among threads that
+        # go on writing. A run is safe from being killed at any moment.
+        signal.signal(signal.SIGINT, _quit)
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        atexit.register(failures.say_no_more)
+
+
+def _quit(signum: int, frame: Any) -> None:
+    show_cursor = b"\n\x1b[?25h" if os.isatty(2) else b""
+    os.write(
+        2,
+        show_cursor + b"interrupted: what was saved is kept; the same command continues the run\n",
+    )
+    os._exit(128 + signum)

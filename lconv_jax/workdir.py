@@ -14,9 +14,11 @@ from typing import Any
 import jax
 
 from lconv_jax import config as config_lib
-from lconv_jax.metrics import METRICS_FILE, write_atomically
+from lconv_jax.files import write_atomically
+from lconv_jax.metrics import METRICS_FILE
 
 CONFIG_FILE, SUMMARY_FILE, CHECKPOINTS = "config.json", "summary.json", "checkpoints"
+SESSIONS_FILE = "sessions.json"
 _PACKAGES = ("lconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -84,14 +86,18 @@ def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def write_summary(directory: str, summary: dict[str, Any]) -> dict[str, Any]:
-    """Writes summary.json, what came out and what made it; returns all of it."""
-    made_by = {
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-    }
-    whole = summary | made_by
+    """Writes summary.json, what came out and what made it last; returns all of it."""
+    whole = summary | made_by()
     write_atomically(os.path.join(directory, SUMMARY_FILE), json.dumps(whole, indent=2) + "\n")
     return whole
+
+
+def made_by() -> dict[str, Any]:
+    """The devices and the versions that this process computes with."""
+    return {
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
 
 
 def _version(package: str) -> str:
@@ -147,8 +153,8 @@ def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str
             {"key": name, "from": old, "to": new} for name, (old, new) in changed.items()
         ]
     else:
-        for name in (METRICS_FILE, CHECKPOINTS):
-            if os.path.exists(os.path.join(directory, name)):
+        for name in (METRICS_FILE, CHECKPOINTS, SESSIONS_FILE, SUMMARY_FILE):
+            if os.path.lexists(os.path.join(directory, name)):
                 raise config_lib.ConfigError(
                     f"--workdir={directory} has {name} but no {CONFIG_FILE}, so it cannot be "
                     "continued and would be overwritten; choose another --workdir"

@@ -1,7 +1,10 @@
 """A checkpoint is restored as it was saved, or not at all."""
 
+import errno
+import gc
 import json
 import logging
+import resource
 import shutil
 
 import jax
@@ -36,7 +39,7 @@ def saved(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpoints(directory, keep=2) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, _state(step))
+            checkpoints.save(step, _state(step), {"device": step})
     return directory
 
 
@@ -111,11 +114,12 @@ def test_with_every_checkpoint_damaged_nothing_starts_over(saved, tmp_path):
     shutil.copytree(saved, directory)
     for step in ("1", "2"):
         shutil.rmtree(directory / step / "state")
-    with (
-        Checkpoints(directory) as checkpoints,
-        pytest.raises(CheckpointError, match="none of the checkpoints"),
-    ):
-        checkpoints.restore(_like(_state(0)))
+    for _ in range(2):  # nor does a second start begin anew
+        with (
+            Checkpoints(directory) as checkpoints,
+            pytest.raises(CheckpointError, match="none of the checkpoints"),
+        ):
+            checkpoints.restore(_like(_state(0)))
     assert {p.name for p in (directory / DAMAGED).iterdir()} == {"1", "2"}
 
 
@@ -143,14 +147,108 @@ def test_a_state_of_another_structure_is_refused_and_stays(saved, tmp_path):
     assert not (directory / DAMAGED).exists()
 
 
-def test_no_memory_is_no_damage(saved, tmp_path, monkeypatch):
+def _caused(error, reason):
+    error.__cause__ = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+        InterruptedError("interrupted"),
+        _caused(FileNotFoundError("not found"), OSError(errno.ESTALE, "Stale file handle")),
+        ExceptionGroup("two", [ValueError("a"), OSError(errno.EIO, "Input/output error")]),
+        ValueError("UNKNOWN: Error reading local file [os_error_code='24' source locations]"),
+        RuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+        MemoryError(),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{error}"[:30],
+)
+def test_what_may_pass_is_no_damage(saved, tmp_path, monkeypatch, error):
     directory = tmp_path / "run"
     shutil.copytree(saved, directory)
 
-    def exhausted(state):
-        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    def fail(state):
+        raise error
 
-    monkeypatch.setattr(checkpoint, "leaf_digests", exhausted)
-    with Checkpoints(directory) as checkpoints, pytest.raises(RuntimeError, match="EXHAUSTED"):
+    monkeypatch.setattr(checkpoint, "leaf_digests", fail)
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(CheckpointError, match=r"/2 cannot be read now"),
+    ):
         checkpoints.restore(_like(_state(0)))
-    assert (directory / "2").is_dir()
+    assert Checkpoints(directory).steps() == [1, 2]
+
+
+@pytest.mark.parametrize("part", ["digests/metadata", "record/metadata", "state/manifest.ocdbt"])
+def test_a_file_that_cannot_be_opened_is_no_damage(saved, tmp_path, part):
+    # Orbax takes one that leads to itself, as others that cannot be opened, for one that is gone.
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+    (directory / "2" / part).unlink()
+    (directory / "2" / part).symlink_to(directory / "2" / part)
+    with (
+        Checkpoints(directory) as checkpoints,
+        pytest.raises(CheckpointError, match="Too many levels of symbolic links"),
+    ):
+        checkpoints.restore(_like(_state(0)))
+    assert Checkpoints(directory).steps() == [1, 2]
+
+
+def test_a_part_that_is_back_at_the_second_look_is_no_damage(saved, tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+    errors = [FileNotFoundError("not found")]
+
+    def fail_once(state):
+        if errors:
+            raise errors.pop()
+        return leaf_digests(state)
+
+    monkeypatch.setattr(checkpoint, "leaf_digests", fail_once)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.restore(_like(_state(0)))[0] == 2
+
+
+@pytest.mark.parametrize("name", ["digests", "record"])
+def test_a_flipped_letter_of_a_name_is_damage(saved, tmp_path, name):
+    directory = tmp_path / "run"
+    shutil.copytree(saved, directory)
+    file = directory / "2" / name / "metadata"
+    text = file.read_text()
+    letter = text.index("kernel" if name == "digests" else "device")
+    file.write_text(text[:letter] + "l" + text[letter + 1 :])
+    with Checkpoints(directory) as checkpoints:
+        step, state = checkpoints.restore(_like(_state(0)))
+        assert checkpoints.record(step) == {"device": 1}
+    assert step == 1
+    _assert_equal(state, _state(1))
+    assert (directory / DAMAGED / "2").is_dir()
+
+
+def test_a_checkpoint_without_a_record_has_an_empty_one(saved, tmp_path):
+    shutil.copytree(saved / "1", tmp_path / "run" / "1")
+    shutil.rmtree(tmp_path / "run" / "1" / "record")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.restore(_like(_state(0)))[0] == 1
+        assert checkpoints.record(1) == {}
+
+
+def test_a_save_that_fails_says_so_once(tmp_path, monkeypatch, capfd):
+    place = tmp_path / "checkpoints"
+    with Checkpoints(place) as checkpoints:
+        checkpoints.save(1, _state(1))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(CheckpointError, match=r"2 could not be written .*too large"):
+                checkpoints.save(2, _state(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        gc.collect()
+    assert capfd.readouterr() == ("", "")
+    with Checkpoints(place) as checkpoints:
+        assert checkpoints.restore(_like(_state(0)))[0] == 1

@@ -204,6 +204,24 @@ def test_a_caller_that_says_nothing_is_not_waited_for():
     assert errors == []
 
 
+def test_a_caller_that_speaks_slowly_is_not_waited_for():
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def trickle():
+        while not over.wait(0.02):
+            theirs.send(b"1")
+
+    speaking = threading.Thread(target=trickle)
+    speaking.start()
+    try:
+        with pytest.raises(TimeoutError):
+            rendezvous._receive(ours, 0.2)
+    finally:
+        over.set()
+        speaking.join()
+
+
 def test_without_process_0_nobody_answers():
     (error,) = _meet((2, 1), timeout=0.5)
     assert "process 0 did not answer there within 0.5 s" in error

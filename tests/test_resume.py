@@ -124,6 +124,21 @@ def test_sigterm_saves_and_the_run_goes_on(reference, tmp_path):
     _assert_same_run(tmp_path, reference)
 
 
+def test_a_second_ctrl_c_ends_it_at_once_whatever_it_is_doing(reference, tmp_path):
+    process = _start(tmp_path)
+    _wait_until(process, lambda: _saving(tmp_path))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    (line,) = err.splitlines()
+    assert line.startswith(("interrupted: what was saved is kept", "SIGINT: saved at step"))
+    status, _, err = _run(tmp_path)
+    assert (status, err) == (0, "")
+    _assert_same_run(tmp_path, reference)
+
+
 def _cut_back(workdir):
     """Makes a finished run one that was killed after its newest checkpoint."""
     (workdir / "summary.json").unlink()
@@ -209,8 +224,10 @@ def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
     process = _start(tmp_path, "--config.log.every_steps=1000", limit=20_000)
     _, err = process.communicate()
     assert process.returncode == 1
-    assert "error: checkpoint 22 could not be written" in err
-    assert "what was saved is kept" in err
+    said, remedy = err.splitlines()  # and nothing of the libraries' own, before or after
+    assert said.startswith("error: checkpoint 22 could not be written")
+    assert said.endswith("File too large); those before it are kept")
+    assert remedy.startswith("what was saved is kept")
     assert _run(tmp_path, "--config.log.every_steps=1000")[0] == 0
 
 

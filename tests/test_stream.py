@@ -388,6 +388,22 @@ def test_what_is_wrong_with_a_record_is_said_when_it_is_read(tmp_path, wrong):
     assert "made_set" in str(error.value)
 
 
+@pytest.mark.parametrize("error", [SystemExit("gone"), StopIteration("gone"), OSError("gone")])
+def test_whatever_a_reading_thread_meets_is_raised(error):
+    def index(number):
+        if number == 3:
+            raise error
+        return np.arange(4)
+
+    split = data.Split(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32))
+    batches = stream.Batches(split, 10, index, np.arange(4))
+    with (
+        stream.prefetched(batches, sharding.make_mesh(1), 4, 2) as chunks,
+        pytest.raises((data.DataError, OSError), match="gone"),
+    ):
+        list(chunks)
+
+
 def test_a_sweep_of_a_streamed_set_is_refused(folder, tmp_path):
     config = _config(folder)
     config.data.device_limit_gib = SMALLER

@@ -1,6 +1,8 @@
 """The loop in one process: what it computes, what it writes, what it refuses."""
 
 import json
+import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +148,36 @@ def test_a_finished_run_called_again_says_the_same(finished):
     again = train.train_and_evaluate(config, directory)
     assert again["metrics"] == summary["metrics"]
     assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_nothing_of_a_finished_run_is_cut_though_its_checkpoints_are_gone(
+    finished, tmp_path, caplog
+):
+    directory, config, summary = finished
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    shutil.rmtree(copy / "checkpoints")
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != "config.json"}
+    with caplog.at_level(logging.WARNING):
+        assert train.train_and_evaluate(config, copy)["metrics"] == summary["metrics"]
+    assert "its last checkpoint is gone" in caplog.text
+    after = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != "config.json"}
+    assert after == before
+
+
+def test_what_made_a_run_is_told_for_each_session(finished):
+    directory, _, summary = finished
+    (only,) = summary["sessions"]
+    assert (only["from"], only["to"]) == (0, summary["metrics"]["step"])
+    assert {"device", "versions"} <= set(only)
+    assert json.loads((directory / "sessions.json").read_text()) == summary["sessions"]
+
+
+@pytest.mark.parametrize("left", ["summary.json", "sessions.json", "metrics.jsonl"])
+def test_what_a_run_left_without_its_configuration_is_not_overwritten(tmp_path, left):
+    (tmp_path / left).write_text("{}")
+    with pytest.raises(ConfigError, match=f"has {left} but no config.json"):
+        workdir.check_workdir(tmp_path, tiny_config.get_config(), "sha")
 
 
 def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished):

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, cache, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
-from lconv_jax.metrics import write_atomically
+from lconv_jax.files import write_atomically
 from lconv_jax.tables import markdown
 from lconv_jax.workdir import read_summary
 

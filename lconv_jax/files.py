@@ -1,0 +1,35 @@
+"""Files that a kill leaves whole, names that nothing has, errors that say which file."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+
+
+def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
+    """Replaces a file's contents: a kill leaves the old or the new, never a part."""
+    temporary = f"{path}.tmp"
+    with naming(path), open(temporary, "wb") as file:
+        file.write(contents.encode() if isinstance(contents, str) else contents)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def free_name(path: str) -> str:
+    """`path`, or the first of path.1, path.2, … that does not exist."""
+    names = itertools.chain([path], (f"{path}.{count}" for count in itertools.count(1)))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives an OSError the file's name, which those of writing and flushing lack."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
