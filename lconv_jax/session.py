@@ -111,7 +111,8 @@ def open_session(
 def _check_end(directory: str, step: int) -> None:
     """Raises CheckpointError unless the metrics of the last step are there."""
     names = {name for line in read_metrics(directory) if line["step"] == step for name in line}
-    if not {"train/loss", "eval/accuracy"} <= names:
+    # An evaluation, of whatever splits, has the second.
+    if not {"train/loss", "time/seconds"} <= names:
         raise CheckpointError(
             f"{directory}/{METRICS_FILE} has lost lines of step {step}, the last, which "
             f"{SUMMARY_FILE} is made of. Bring it back from a copy, or start in another --workdir"

@@ -342,3 +342,7 @@ def test_the_test_set_is_read_as_often_as_asked(tmp_path, test, validation, want
         name: len(metrics.column(lines, f"{name}/accuracy")[0]) for name in ("eval", "validation")
     }
     assert {name: count for name, count in times.items() if count} == want
+    # Nor is it asked for when the summary is made anew from the last checkpoint.
+    (tmp_path / "summary.json").unlink()
+    again = train.train_and_evaluate(config, tmp_path)
+    assert {f"{name}/accuracy" in again["metrics"] for name in want} == {True}
