@@ -77,7 +77,8 @@ def place(path: str | os.PathLike[str] | None) -> pathlib.Path:
     """
     with reading(path, "Give the path in full", "is no path"):
         expanded = pathlib.Path(path or "").expanduser()
-        os.fsencode(expanded)
+        if b"\0" in os.fsencode(expanded):
+            raise ValueError("a null byte")
     return expanded
 
 
