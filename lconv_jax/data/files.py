@@ -77,7 +77,8 @@ def place(path: str | os.PathLike[str] | None) -> pathlib.Path:
     """
     with reading(path, "Give the path in full", "is no path"):
         expanded = pathlib.Path(path or "").expanduser()
-        os.fsencode(expanded)
+        if b"\0" in os.fsencode(expanded):
+            raise ValueError("a null byte")
     return expanded
 
 
@@ -113,13 +114,11 @@ def opened(path: pathlib.Path, remedy: str = AGAIN, unpack: bool = True) -> Iter
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(reading(path, remedy))
-        # A FIFO without a writer is opened at once.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "no regular file, but a FIFO or device"
             raise DataError(f"{path}: is {what}. {remedy}")
-        file: IO[bytes] = stack.enter_context(os.fdopen(os.open(path, flags), "rb"))
+        file: IO[bytes] = stack.enter_context(open(path, "rb"))
         if unpack and file.read(len(_GZIP)) == _GZIP:
             file.seek(0)
             stack.enter_context(

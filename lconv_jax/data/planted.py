@@ -59,6 +59,10 @@ _TEACHER, _CALIBRATION, _TRAIN, _TEST = range(4)
 # Signals that the median and the margin are estimated from.
 _CALIBRATION_SIZE = 65_536
 _BLOCK = 4096
+# Within these a teacher takes a minute or so: inputs times units, and the covariance's products.
+_MOST_WEIGHTS, _MOST_PRODUCTS = 2**22, 2**33
+# Of more left out, there is hardly a signal to be found.
+_MOST_MARGIN = 0.99
 
 
 class Teacher(NamedTuple):
@@ -262,7 +266,7 @@ def _options(name: str) -> dict[str, Any]:
         "units": (found["units"] >= 2, "≥ 2"),
         "window": (1 <= window <= length, f"1 … length, which is {length}"),
         "correlation": (0 <= found["correlation"] < np.inf, "≥ 0"),
-        "margin": (0 <= found["margin"] < 1, "in [0, 1)"),
+        "margin": (0 <= found["margin"] <= _MOST_MARGIN, f"in [0, 1), at most {_MOST_MARGIN}"),
         "examples": (found["examples"] >= 2 and found["examples"] % 2 == 0, "even and ≥ 2"),
         "test": (found["test"] >= 2 and found["test"] % 2 == 0, "even and ≥ 2"),
         "seed": (0 <= found["seed"] < 2**32, "0 … 2³² − 1"),
@@ -274,4 +278,9 @@ def _options(name: str) -> dict[str, Any]:
     needed = 8.0 * (3 * length * units + 3 * length**2 + 2 * _BLOCK * units)
     needed += 24.0 * length * _CALIBRATION_SIZE + 8.0 * length * (found["examples"] + found["test"])
     options.require_memory(name, needed, "length, units, examples or test")
+    if length * units > _MOST_WEIGHTS or float(length) ** 2 * units > _MOST_PRODUCTS:
+        raise DataError(
+            f"data.name = {name!r}: a hidden network of {units} units and places, each over "
+            f"{length} inputs, would take hours. Lower length or units"
+        )
     return found

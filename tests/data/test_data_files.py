@@ -66,8 +66,9 @@ def test_what_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
 def test_what_is_no_path(name):
     with pytest.raises(data.DataError):
         data.load(f"{name}.npz")
-    with pytest.raises(data.DataError):
-        data.load("dna", name)
+    for source in ("dna", "words", "spoken_digits", "fashion_mnist", "cifar10"):
+        with pytest.raises(data.DataError):
+            data.load(source, name)
 
 
 def test_a_set_larger_than_the_memory_is_not_read_whole(monkeypatch):
@@ -93,6 +94,11 @@ def test_options_that_ask_for_the_world_are_refused_at_once(name):
     with pytest.raises(data.DataError, match=r"would take .* GiB of memory; at most .* Lower"):
         data.load(name)
     assert time.monotonic() - before < 5
+
+
+def test_a_teacher_that_would_take_hours_is_refused_at_once():
+    with pytest.raises(data.DataError, match=r"20000 units and places.*Lower length or units"):
+        data.load("planted:kind=conv,units=20,length=1004")
 
 
 def test_integers_beyond_all_use_are_refused():
