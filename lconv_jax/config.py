@@ -71,7 +71,9 @@ KEYS: dict[str, Key] = {
         "than data.device_limit_gib",
     ),
     "data.device_limit_gib": Key(4.0, *_POSITIVE, "GiB of a device that the data may take"),
-    "data.examples": Key(0, *_at_least(0), "class-balanced training subset of this size; 0: all"),
+    "data.examples": Key(
+        0, *_at_least(0), "training subset of this size, as many of each class as there are; 0: all"
+    ),
     "data.validation": Key(0, *_at_least(0), "training examples held out for validation"),
     "data.permute": Key(
         0,

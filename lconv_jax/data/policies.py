@@ -17,15 +17,13 @@ docs/augmentation.md has the format.
 from __future__ import annotations
 
 import json
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax.data import operations, policy_sources
+from lconv_jax.data import files, operations, policy_sources
 from lconv_jax.data.policy_sources import Step, SubPolicies
 from lconv_jax.data.records import DataError
 
@@ -202,16 +200,12 @@ def _parse(base: str, text: str) -> tuple[str, Any]:
     if text.lstrip().startswith("["):
         where = f"data.augment = {base}:[…]"
     else:
-        path = pathlib.Path(os.path.expanduser(text))
+        path = files.place(text)
         where = f"data.augment: {path}"
         try:
-            text = path.read_text("utf-8")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(
-                f"{where} cannot be read ({reason}); give the path of a JSON file with a list of "
-                "sub-policies"
-            ) from error
+            text = files.read_text(path, "Give a JSON file with a list of sub-policies")
+        except DataError as error:
+            raise DataError(f"data.augment: {error}") from error
     try:
         return where, json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -339,7 +339,9 @@ def test_a_file_at_fault_is_named_with_the_sub_policy(kind, content, says, tmp_p
 def test_a_missing_file_is_named(tmp_path):
     config = make_config(augment=f"policy:{tmp_path / 'no.json'}")
     for function in (config_lib.validate, config_lib.resolve, config_lib.digest):
-        with pytest.raises(config_lib.ConfigError, match=r"no\.json cannot be read \(No such file"):
+        with pytest.raises(
+            config_lib.ConfigError, match=r"no\.json: cannot be read \(No such file"
+        ):
             function(config)
 
 
