@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, train
+from lconv_jax import analysis, json_files, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
 from lconv_jax.metrics import write_atomically
@@ -43,8 +43,7 @@ def read_kept(file: str) -> dict[str, Any]:
     """The results that a file keeps; none if it is not there."""
     if not os.path.exists(file):
         return {}
-    with open(file, encoding="utf-8") as stored:
-        return json.load(stored)
+    return json_files.read(file, dict, "bring it back from a copy, or delete it")
 
 
 def write_kept(file: str, results: Mapping[str, Any]) -> None:

@@ -1,0 +1,91 @@
+"""Files from anybody: what one costs to read and to evaluate is bounded.
+
+A few bytes can describe a network of a billion weights, and numbers that take longer to compute
+than anybody waits. Nothing in the language forbids it, so a file is read in a process of its own
+first, with limits on memory and time that the system keeps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+from lconv_jax.mdl import codes
+from lconv_jax.mdl.coder import DamagedError
+from lconv_jax.mdl.evaluation import example_work
+from lconv_jax.mdl.network import Network
+
+# Bytes, and seconds of one core, that reading a file may take. The densest networks that this
+# package's own tools write take 0.5 GB and 15 s.
+_MOST_BYTES, _MOST_SECONDS = 2 << 30, 30
+# Multiply-adds of an evaluation: a minute or so of one core.
+_MOST_WORK = 3e11
+_TRUST = "if you know who wrote it, read it with --trust of lconv_jax.predict"
+
+
+def decode(file: bytes) -> Network:
+    """`codes.decode`, within bounds on memory and time.
+
+    Raises:
+      DamagedError: as `codes.decode`, or the file asks for more.
+    """
+    search_path = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
+    child = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=file,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": search_path},
+    )
+    if child.returncode == 0:
+        return codes.decode(file)
+    if child.returncode == -signal.SIGXCPU:
+        raise DamagedError(f"it takes more than {_MOST_SECONDS} s to read; {_TRUST}")
+    said = child.stderr.decode(errors="replace").strip().splitlines()
+    raise DamagedError(said[-1] if said else f"reading it ended with status {child.returncode}")
+
+
+def check_work(network: Network, num_examples: int) -> None:
+    """Raises ValueError for a network whose evaluation takes more than a minute or so."""
+    work = num_examples * example_work(network)
+    if work > _MOST_WORK:
+        raise ValueError(
+            f"its network takes {work:.2g} multiply-adds on {num_examples:,} examples, and "
+            f"{_MOST_WORK:.2g} are done for a file of unknown origin; {_TRUST}"
+        )
+
+
+def _limit(kind: int, value: int) -> None:
+    _, most = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if most == resource.RLIM_INFINITY else min(value, most), most))
+
+
+def _in_use() -> int:
+    """Bytes of address space that this process has already, if the system says."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _main() -> None:
+    """Reads a file from standard input within the limits; says what is wrong with it, if any."""
+    file = sys.stdin.buffer.read()
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _limit(resource.RLIMIT_CPU, math.ceil(used) + _MOST_SECONDS)
+    _limit(resource.RLIMIT_AS, _in_use() + _MOST_BYTES)
+    try:
+        codes.decode(file)
+    except DamagedError as error:
+        too_large = isinstance(error.__context__, MemoryError)
+        print(
+            f"it takes more than {_MOST_BYTES >> 20} MiB to read; {_TRUST}" if too_large else error
+        )
+
+
+if __name__ == "__main__":
+    _main()
