@@ -34,7 +34,10 @@ class OutputError(OSError):
 
 def launch(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
     """Defines the flags of a command, parses its arguments and calls `main` with what is left."""
+    before = set(flags.FLAGS)
     define_flags()
+    for name in set(flags.FLAGS) - before:  # --help shows those of the program's own module
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(functools.partial(_call, main), flags_parser=parse_flags)
 
 

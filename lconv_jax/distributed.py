@@ -71,9 +71,10 @@ def _check_devices() -> None:
     try:
         jax.devices()
     except Exception as error:  # of many kinds, where a platform is missing
+        chosen = os.environ.get("JAX_PLATFORMS", "")
         reason = f" ({_first_line(error)})" if str(error) else ""
         raise ConfigError(
-            f"JAX finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}{reason}; "
+            f"JAX finds no device with JAX_PLATFORMS={chosen}{reason}; "
             "unset it, set it to cpu, or install JAX for the device that is there"
         ) from error
 
