@@ -3,11 +3,14 @@
 With several processes each runs this command; docs/devices.md says how they find together.
 """
 
+import os
 from typing import Any
 
 from absl import app, flags
 
 from lconv_jax import cache, commands, distributed, places, train
+from lconv_jax.errors import StoredError
+from lconv_jax.workdir import SUMMARY_FILE
 
 # Those that say which processes there are.
 PROCESS_FLAGS = ("coordinator_address", "num_processes", "process_id", "distributed")
@@ -48,7 +51,14 @@ def main(argv: list[str]) -> None:
         )
         cache.enable(given.compilation_cache)
         summary = train.train_and_evaluate(given.config, given.workdir)
-        text = report(summary, given.workdir)
+        try:
+            text = report(summary, given.workdir)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            file = os.path.join(given.workdir, SUMMARY_FILE)
+            raise StoredError(
+                f"{file} lacks what a report says ({error!r}); delete it, and the same command "
+                "writes it anew from the last checkpoint"
+            ) from error
     try:
         if distributed.is_first():
             commands.say(text)

@@ -74,20 +74,20 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
             f"{total_steps} steps, and {_MOST_STEPS} can be counted; train for "
             f"{_MOST_STEPS // steps_per_epoch} epochs at most"
         )
-    numbers = {"learning_rate": opt.learning_rate}
-    numbers |= {name: opt[name] for name in ("momentum", "weight_decay") if opt[name]}
+    numbers = {"learning_rate": float(opt.learning_rate)}
+    numbers |= {name: float(opt[name]) for name in ("momentum", "weight_decay") if opt[name]}
     schedule, _ = make_optimizer("sgd", numbers, total_steps)
     lr_sum = _sum_rates(schedule, total_steps)
     effective = {"lr_sum": lr_sum}
     if opt.name == "beta_lasso":
         present = set(jax.tree.leaves(optim.layer_labels(params)))
-        l1 = {label: opt.l1[label] for label in ("conv", "fc") if label in present}
+        l1 = {label: float(opt.l1[label]) for label in ("conv", "fc") if label in present}
         if not any(l1.values()):
             raise ConfigError(
                 f"config.optimizer.l1 = {dict(opt.l1)} regularises no layer of "
                 f"{config.model.name}, which has {' and '.join(f'l1.{k}' for k in l1)}; set one"
             )
-        beta = opt.beta
+        beta = float(opt.beta)
         if opt.reference_lr_sum:
             l1, beta = optim.rescale_l1(
                 l1, beta, lr_sum=lr_sum, reference_lr_sum=opt.reference_lr_sum

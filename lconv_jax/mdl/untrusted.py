@@ -20,8 +20,8 @@ from lconv_jax.mdl.evaluation import example_work
 from lconv_jax.mdl.network import Network
 
 # Bytes, and seconds of one core, that reading a file may take. The densest networks that this
-# package's own tools write take 0.5 GB and 15 s.
-_MOST_BYTES, _MOST_SECONDS = 2 << 30, 30
+# package's own tools write take a third of either.
+_MOST_BYTES, _MOST_SECONDS = 1 << 30, 20
 # Multiply-adds of an evaluation: a minute or so of one core.
 _MOST_WORK = 3e11
 _TRUST = "if you know who wrote it, read it with --trust of lconv_jax.predict"
@@ -81,10 +81,9 @@ def _main() -> None:
     try:
         codes.decode(file)
     except DamagedError as error:
-        too_large = isinstance(error.__context__, MemoryError)
-        print(
-            f"it takes more than {_MOST_BYTES >> 20} MiB to read; {_TRUST}" if too_large else error
-        )
+        if isinstance(error.__context__, MemoryError):
+            sys.exit(f"it takes more than {_MOST_BYTES >> 20} MiB to read; {_TRUST}")
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
