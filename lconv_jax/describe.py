@@ -90,18 +90,18 @@ def certified_files(
       ValueError: a file is damaged, or asks for more than `mdl.untrusted` allows.
     """
     folder = os.path.join(run_dir, SHORT_DIR)
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = []
-    for path in [os.path.join(folder, name) for name in names if name.endswith(".lconv")]:
-        with open(path, "rb") as stream:
-            file = stream.read()
-        try:
-            network = untrusted.decode(file)
-            untrusted.check_work(network, len(train.labels))
-            found.append((path, file, certify.certify(file, train, delta)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; move it elsewhere, and run again") from None
-    return found
+    files = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if name.endswith(".lconv"):
+            path = os.path.join(folder, name)
+            with open(path, "rb") as stream:
+                files[path] = stream.read()
+    try:
+        for path, network in (untrusted.decode(files) if files else {}).items():
+            untrusted.check_work(path, network, len(train.labels))
+    except ValueError as error:
+        raise ValueError(f"{error}; or move it elsewhere, and run again") from None
+    return [(path, file, certify.certify(file, train, delta)) for path, file in files.items()]
 
 
 def code_lengths(network: mdl.Network) -> dict[str, int]:

@@ -31,10 +31,11 @@ def main(argv: list[str]) -> None:
         places.local(given.data_dir, "--data_dir")
     with open(path, "rb") as file:
         contents = file.read()
-    network = mdl.decode(contents) if given.trust else untrusted.decode(contents)
+    decode = mdl.decode if given.trust else lambda file: untrusted.decode({path: file})[path]
+    network = decode(contents)
     split: data.Split = getattr(data.load(given.data, given.data_dir), given.split)
     if not given.trust:
-        untrusted.check_work(network, len(split.labels))
+        untrusted.check_work(path, network, len(split.labels))
     predictions = mdl.predict(network, np.asarray(split.images))
     if out:
         np.savetxt(out, predictions, fmt="%d")

@@ -318,6 +318,7 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
         for path, file, certificate in certified_files(run_dir, dataset.train, delta)
         if os.path.basename(path) == _file_name(certificate)
     ]
+    _write_table(folder, rows)
     for file, certificate in search(network, dataset.train, delta, **options):
         row = _row(file, certificate, dataset.test)
         commands.say(_line(row))
@@ -329,9 +330,12 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
             if other["file"] != row["file"]:
                 os.remove(os.path.join(folder, other["file"]))
         rows = sorted([*rows, row], key=lambda row: row["bits"])
-        text = json.dumps(rows, indent=1) + "\n"
-        write_atomically(os.path.join(folder, FRONTIER_FILE), text)
+        _write_table(folder, rows)
     return rows
+
+
+def _write_table(folder: str, rows: list[dict[str, Any]]) -> None:
+    write_atomically(os.path.join(folder, FRONTIER_FILE), json.dumps(rows, indent=1) + "\n")
 
 
 def _file_name(certificate: certify.Certificate) -> str:

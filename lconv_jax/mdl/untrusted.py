@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from lconv_jax.mdl import codes
 from lconv_jax.mdl.coder import DamagedError
@@ -27,33 +28,36 @@ _MOST_WORK = 3e11
 _TRUST = "if you know who wrote it, read it with --trust of lconv_jax.predict"
 
 
-def decode(file: bytes) -> Network:
-    """`codes.decode`, within bounds on memory and time.
+def decode(files: Mapping[str, bytes]) -> dict[str, Network]:
+    """The networks of files, by name: `codes.decode` of each, within bounds on memory and time.
 
     Raises:
-      DamagedError: as `codes.decode`, or the file asks for more.
+      DamagedError: that names the first file that is damaged, or asks for more.
     """
     search_path = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
     child = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=file,
+        input=b"".join(len(file).to_bytes(8, "little") + file for file in files.values()),
         capture_output=True,
         env=os.environ | {"PYTHONPATH": search_path},
     )
     if child.returncode == 0:
-        return codes.decode(file)
-    if child.returncode == -signal.SIGXCPU:
-        raise DamagedError(f"it takes more than {_MOST_SECONDS} s to read; {_TRUST}")
+        return {name: codes.decode(file) for name, file in files.items()}
     said = child.stderr.decode(errors="replace").strip().splitlines()
-    raise DamagedError(said[-1] if said else f"reading it ended with status {child.returncode}")
+    reason = said[-1] if said else f"reading it ended with status {child.returncode}"
+    if child.returncode == -signal.SIGXCPU:
+        reason = f"it takes more than {_MOST_SECONDS} s to read; {_TRUST}"
+    # A line was written for each file that was begun.
+    name = list(files)[max(0, child.stdout.count(b"\n") - 1)]
+    raise DamagedError(f"{name}: {reason}")
 
 
-def check_work(network: Network, num_examples: int) -> None:
-    """Raises ValueError for a network whose evaluation takes more than a minute or so."""
+def check_work(name: str, network: Network, num_examples: int) -> None:
+    """Raises ValueError for a file whose network takes more than a minute or so to evaluate."""
     work = num_examples * example_work(network)
     if work > _MOST_WORK:
         raise ValueError(
-            f"its network takes {work:.2g} multiply-adds on {num_examples:,} examples, and "
+            f"{name}: its network takes {work:.2g} multiply-adds on {num_examples:,} examples, and "
             f"{_MOST_WORK:.2g} are done for a file of unknown origin; {_TRUST}"
         )
 
@@ -73,17 +77,19 @@ def _in_use() -> int:
 
 
 def _main() -> None:
-    """Reads a file from standard input within the limits; says what is wrong with it, if any."""
-    file = sys.stdin.buffer.read()
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _limit(resource.RLIMIT_CPU, math.ceil(used) + _MOST_SECONDS)
+    """Reads files from standard input within the limits; says what is wrong with one, if any."""
     _limit(resource.RLIMIT_AS, _in_use() + _MOST_BYTES)
-    try:
-        codes.decode(file)
-    except DamagedError as error:
-        if isinstance(error.__context__, MemoryError):
-            sys.exit(f"it takes more than {_MOST_BYTES >> 20} MiB to read; {_TRUST}")
-        sys.exit(str(error))
+    while head := sys.stdin.buffer.read(8):
+        file = sys.stdin.buffer.read(int.from_bytes(head, "little"))
+        print(flush=True)
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        _limit(resource.RLIMIT_CPU, math.ceil(used) + _MOST_SECONDS)
+        try:
+            codes.decode(file)
+        except DamagedError as error:
+            if isinstance(error.__context__, MemoryError):
+                sys.exit(f"it takes more than {_MOST_BYTES >> 20} MiB to read; {_TRUST}")
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":
