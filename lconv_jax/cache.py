@@ -30,7 +30,7 @@ def default_directory() -> str:
         return chosen
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):
-        caches = os.path.join("~", ".cache")
+        caches = os.path.expanduser(os.path.join("~", ".cache"))
     return os.path.join(caches, "lconv_jax", f"jax-{_processor()}")
 
 

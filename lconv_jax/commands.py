@@ -25,6 +25,8 @@ from rich.table import Table
 from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError
 
+# Characters of a message, which may quote an argument.
+_LONGEST = 500
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -96,8 +98,10 @@ def parse_flags(argv: list[str]) -> list[str]:
                 config_lib.check_name(override[1])
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = error.args[0] if error.args else error
-        sys.exit(f"error: {message}\nsee docs/config.md for the keys, and --help for the flags")
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        sys.exit(
+            f"error: {message[:_LONGEST]}\nsee docs/config.md for the keys, and --help for the flags"
+        )
 
 
 @contextlib.contextmanager

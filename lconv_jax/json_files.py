@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from typing import Any
 
+from lconv_jax import places
 from lconv_jax.errors import StoredError
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number"}
@@ -23,11 +23,11 @@ def read(path: str | os.PathLike[str], form: Any, remedy: str) -> Any:
       remedy: what to do about a file that does not read back; the end of the error's sentence.
 
     Raises:
-      StoredError: it is no regular file, no JSON, or of another form.
+      StoredError: it is no JSON, or of another form.
+      ConfigError: it is no regular file.
       OSError: it cannot be read now.
     """
-    with open(path, "rb", opener=_open_regular) as file:
-        text = file.read()
+    text = places.read(path)
     try:
         found = json.loads(text)
     except UnicodeDecodeError as error:
@@ -42,15 +42,6 @@ def read(path: str | os.PathLike[str], form: Any, remedy: str) -> Any:
     if differs := _difference(found, form, ""):
         raise StoredError(f"{path}: {differs}; {remedy}")
     return found
-
-
-def _open_regular(path: str, flags: int) -> int:
-    """Opens a file without waiting, as for a pipe, and without reading a device."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoredError(f"{path} is no regular file; move it elsewhere")
-    return descriptor
 
 
 def _difference(value: Any, form: Any, where: str) -> str:

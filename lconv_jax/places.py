@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 
 from lconv_jax.errors import ConfigError
 
@@ -69,3 +70,22 @@ def output(name: str | os.PathLike[str], what: str) -> str:
     if not os.path.isdir(os.path.dirname(path)):
         raise ConfigError(f"{what}={name}: there is no folder {os.path.dirname(path)}")
     return path
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """What a regular file holds; a pipe or a device is neither waited for nor read.
+
+    Raises:
+      ConfigError: the path is no regular file.
+      OSError: it cannot be read now.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
+        return file.read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{path} is no regular file; give another, or move it elsewhere")
+    return descriptor

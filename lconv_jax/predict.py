@@ -29,10 +29,8 @@ def main(argv: list[str]) -> None:
     out = places.output(given.out, "--out") if given.out else None
     if given.data_dir:
         places.local(given.data_dir, "--data_dir")
-    with open(path, "rb") as file:
-        contents = file.read()
-    decode = mdl.decode if given.trust else lambda file: untrusted.decode({path: file})[path]
-    network = decode(contents)
+    file = places.read(path)
+    network = mdl.decode(file) if given.trust else untrusted.decode({path: file})[path]
     split: data.Split = getattr(data.load(given.data, given.data_dir), given.split)
     if not given.trust:
         untrusted.check_work(path, network, len(split.labels))

@@ -164,7 +164,12 @@ def search(
       steps: of one cycle.
       cycles: in each round, once the network is small enough to be encoded.
       keep: the share of the weights that a round leaves, then; larger networks lose more.
+
+    Raises:
+      ValueError: `keep` is no share, or sums of the rounded network would pass 2⁵³.
     """
+    if not 0 < keep < 1:
+        raise ValueError(f"keep = {keep} must be above 0 and below 1")
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
     levels = in_levels(network, scales)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from lconv_jax import json_files, sweep, together, workdir
-from lconv_jax.errors import StoredError
+from lconv_jax.errors import ConfigError, StoredError
 from lconv_jax.experiments.runs import read_kept
 from tests import tiny_config
 
@@ -56,7 +56,7 @@ def test_what_is_not_is_named_with_the_remedy(text, says, tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(StoredError, match=f"{path} is no regular file"):
+        with pytest.raises(ConfigError, match=f"{path} is no regular file"):
             json_files.read(path, dict, "mend it")
 
 
