@@ -7,7 +7,11 @@ import os
 import platform
 
 import jax
+from absl import logging
 from jax import monitoring
+
+from lconv_jax import places
+from lconv_jax.errors import ConfigError
 
 # JAX's own event: compiling one program, or reading it from the cache.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -16,14 +20,18 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 def default_directory() -> str:
     """$JAX_COMPILATION_CACHE_DIR, or lconv_jax/jax-<processor> in the user's folder of caches.
 
+    That is $XDG_CACHE_HOME, if it is an absolute path, or ~/.cache.
+
     Programs for the CPU use the instructions of the processor that they were compiled on, and a
     folder of caches may be shared by machines with different ones.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is not None:
         return chosen
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return os.path.join(os.path.expanduser(caches), "lconv_jax", f"jax-{_processor()}")
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):
+        caches = os.path.expanduser(os.path.join("~", ".cache"))
+    return os.path.join(caches, "lconv_jax", f"jax-{_processor()}")
 
 
 def _processor() -> str:
@@ -38,13 +46,33 @@ def _processor() -> str:
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
 
 
-def enable(directory: str) -> None:
-    """Keeps what takes half a second or more to compile in `directory`; "" keeps nothing.
+def enable(directory: str | None) -> None:
+    """Keeps what takes half a second or more to compile in `directory`.
 
     JAX's key of a program is made of the program itself, the compiler's version and options and
     the kind of device, so what is read is what would have been compiled.
+
+    Args:
+      directory: made if need be; "" to keep nothing; None for `default_directory`, which is done
+        without, with a warning, if it cannot be.
+
+    Raises:
+      ConfigError: `directory` is none that can be written.
     """
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory) or None)
+    path = None
+    chosen = default_directory() if directory is None else directory
+    try:
+        if chosen:
+            path = places.folder(chosen, "--compilation_cache")
+            os.makedirs(path, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise ConfigError(f"--compilation_cache={path} cannot be written")
+    except (ConfigError, OSError) as error:
+        if directory is not None:
+            raise
+        path = None
+        logging.warning("Compiled programs are not kept: %s", error)
+    jax.config.update("jax_compilation_cache_dir", path)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 
-from lconv_jax import data, models
+from lconv_jax import data, models, places
 from lconv_jax.data import policies, sources
+from lconv_jax.errors import ConfigError
 from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
@@ -26,9 +28,10 @@ OPTIMIZERS = ("beta_lasso", "sgd")
 DTYPES = ("float32", "bfloat16")
 TEST = ("always", "end", "never")
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and what it accepts."""
+# Programs count in 32 bits and compute in float32, whose range this keeps well within, so that
+# what is made of two values is a float32, too.
+_LEAST, _MOST = 1e-30, 1e30
+_MOST_INTEGER = 2**31 - 1
 
 
 class Key(NamedTuple):
@@ -49,7 +52,10 @@ def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
 
 
 _ANY: tuple[str, Callable[[Any], bool]] = "any", lambda value: True
-_FRACTION: tuple[str, Callable[[Any], bool]] = "in [0, 1)", lambda value: 0 <= value < 1
+_FRACTION: tuple[str, Callable[[Any], bool]] = (
+    "in [0, 1)",
+    lambda value: value >= 0 and bool(np.float32(value) < 1),
+)
 _POSITIVE: tuple[str, Callable[[Any], bool]] = "> 0", lambda value: value > 0
 _SEED: tuple[str, Callable[[Any], bool]] = "0 … 2³² − 1", lambda value: 0 <= value < 2**32
 _DEVICES: tuple[str, Callable[[Any], bool]] = "≥ 1, or −1 for all", lambda v: v >= 1 or v == -1
@@ -108,7 +114,9 @@ KEYS: dict[str, Key] = {
     "model.alpha": Key(8, *_at_least(1), "base channels (three_fc: hidden units)"),
     "model.dtype": Key("float32", *_one_of(DTYPES), "precision of the matrix products"),
     "model.dropout": Key(0.0, *_FRACTION, "dropout rate before the last two dense layers"),
-    "model.kernel_size": Key(3, *_at_least(1), "side of resnet18's convolutions"),
+    "model.kernel_size": Key(
+        3, "1 … 255", lambda value: 1 <= value <= 255, "side of resnet18's convolutions"
+    ),
     "optimizer.name": Key("beta_lasso", *_one_of(OPTIMIZERS), "training method"),
     "optimizer.learning_rate": Key(
         0.1, *_POSITIVE, "η at the start; a cosine takes it to 0 over the run"
@@ -245,24 +253,48 @@ def validate(config: Mapping[str, Any]) -> None:
     flat = dict(flatten(config))
     for name in flat:
         check_name(name)
-    for name, key in KEYS.items():
+    for name in KEYS:
         if name not in flat:
             raise ConfigError(f"config.{name} is missing; start from lconv_jax.config.base_config")
-        value = flat[name]
-        kind = type(key.default)
-        number = kind is float and type(value) is int
-        if not (type(value) is kind or number):
-            raise ConfigError(f"config.{name} = {value!r} must be {kind.__name__}, {key.accepts}")
-        if kind is float and not math.isfinite(value):
-            raise ConfigError(f"config.{name} = {value!r} must be finite, {key.accepts}")
-        if not key.check(value):
-            raise ConfigError(f"config.{name} = {value!r} must be {key.accepts}")
+        _check_value(name, flat[name])
     if flat["data.augment"]:
         try:
             policies.load(flat["data.augment"])
         except data.DataError as error:
             raise ConfigError(f"config.{error}") from error
     _validate_combinations(flat)
+
+
+def _check_value(name: str, value: Any) -> None:
+    key = KEYS[name]
+    kind, got = type(key.default), f"config.{name} = {brief(value)}"
+    if not (type(value) is kind or (kind is float and type(value) is int)):
+        raise ConfigError(f"{got} must be {kind.__name__}, {key.accepts}")
+    if kind is float:
+        if not abs(value) < math.inf:
+            raise ConfigError(f"{got} must be finite, {key.accepts}")
+        if value and not _LEAST <= abs(value) <= _MOST:
+            raise ConfigError(f"{got} must be of magnitude {_LEAST:g} … {_MOST:g}, {key.accepts}")
+    if not key.check(value):
+        raise ConfigError(f"{got} must be {key.accepts}")
+    if kind is int and key.check is not _SEED[1] and value > _MOST_INTEGER:
+        raise ConfigError(f"{got} must be at most 2³¹ − 1, {key.accepts}")
+    if kind is str and "\0" in value:
+        raise ConfigError(f"{got} must have no zero byte")
+    # Only such names of sets can be those of places elsewhere.
+    is_place = name == "data.name" and (value.startswith("~") or "://" in value)
+    if is_place or (name == "data.data_dir" and value):
+        places.local(value, f"config.{name}")
+
+
+def brief(value: Any) -> str:
+    """A value as text; of a long one, such as a policy, its beginning and its digest."""
+    if type(value) is int and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    if len(text) <= 100:
+        return text
+    return f"{text[:60]}… (SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from typing import NamedTuple
 
-from absl import app, flags, logging
-from rich import box, console, table
+from absl import app, flags
+from rich import box, table
 
-from lconv_jax import certify, data, mdl, programs
+from lconv_jax import certify, commands, data, distributed, mdl, places, programs
 from lconv_jax.checkpoint import Checkpoints
 from lconv_jax.files import write_atomically
+from lconv_jax.mdl import untrusted
 from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
 
 SHORT_DIR = "short"
-_OUT = flags.DEFINE_string("out", None, "The file to write; RUN_DIR/model.lconv by default.")
 
 
 class Description(NamedTuple):
@@ -65,13 +64,10 @@ def describe(run_dir: str, *, shortened_only: bool = False) -> Description:
     """
     experiment, network, step = load_run(run_dir)
     split, delta = experiment.dataset.train, experiment.config.log.delta
-    found = []
-    for name, file in shortened_files(run_dir).items():
-        try:
-            certificate = certify.certify(file, split, delta)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}; move it elsewhere, and run again") from None
-        found.append(Description(file, certificate, name, experiment))
+    found = [
+        Description(file, certificate, path, experiment)
+        for path, file, certificate in certified_files(run_dir, split, delta)
+    ]
     if not found or not certify.is_dense(network):
         name = f"the checkpoint of step {step}, rounded"
         found.insert(
@@ -85,17 +81,26 @@ def rounded_up(bound: float) -> str:
     return f"{math.ceil(bound * 1e4) / 1e4:.4f}"
 
 
-def shortened_files(run_dir: str) -> dict[str, bytes]:
-    """What `lconv_jax.shorten` wrote for a run, by path."""
+def certified_files(
+    run_dir: str, train: data.Split, delta: float
+) -> list[tuple[str, bytes, certify.Certificate]]:
+    """What `lconv_jax.shorten` wrote for a run: path, contents and certificate of each file.
+
+    Raises:
+      ValueError: a file is damaged, or asks for more than `mdl.untrusted` allows.
+    """
     folder = os.path.join(run_dir, SHORT_DIR)
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     files = {}
-    for name in names:
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if name.endswith(".lconv"):
             path = os.path.join(folder, name)
-            with open(path, "rb") as stream:
-                files[path] = stream.read()
-    return files
+            files[path] = places.read(path)
+    try:
+        for path, network in (untrusted.decode(files) if files else {}).items():
+            untrusted.check_work(path, network, len(train.labels))
+    except ValueError as error:
+        raise ValueError(f"{error}; or move it elsewhere, and run again") from None
+    return [(path, file, certify.certify(file, train, delta)) for path, file in files.items()]
 
 
 def code_lengths(network: mdl.Network) -> dict[str, int]:
@@ -144,23 +149,23 @@ def report(
     return grid, lines
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("out", None, "The file to write; RUN_DIR/model.lconv by default.")
+
+
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.describe RUN_DIR")
-    logging.set_verbosity(logging.WARNING)
-    out = _OUT.value or os.path.join(argv[1], "model.lconv")
-    try:
-        if not os.path.isdir(folder := os.path.dirname(os.path.abspath(out))):
-            raise ValueError(f"--out={out}: there is no folder {folder}")
-        file, certificate, origin, experiment = describe(argv[1])
-        write_atomically(out, file)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_dir = places.local(argv[1], "RUN_DIR")
+    out = places.output(flags.FLAGS.out or os.path.join(run_dir, "model.lconv"), "--out")
+    distributed.initialize()
+    file, certificate, origin, experiment = describe(run_dir)
+    write_atomically(out, file)
     grid, lines = report(file, certificate, experiment.dataset.test)
-    console.Console(width=100).print(grid)
-    print("\n".join([f"network: {origin}", *lines]))
-    print(f"file: {out}, {len(file):,} bytes")
+    commands.show(grid, width=100)
+    commands.say("\n".join([f"network: {origin}", *lines]))
+    commands.say(f"file: {out}, {len(file):,} bytes")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.launch(main, define_flags)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lconv_jax import rendezvous
-from lconv_jax.config import ConfigError
+from lconv_jax.errors import ConfigError, first_line
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,8 @@ def initialize(
       timeout: seconds to wait for the others.
 
     Raises:
-      ConfigError: if the arguments contradict each other, or the processes do not find together.
+      ConfigError: if the arguments contradict each other, the processes do not find together, or
+        there is no device of the kind that JAX is told to use.
     """
     given = (coordinator_address, num_processes, process_id)
     if detect and any(value is not None for value in given):
@@ -50,6 +51,7 @@ def initialize(
     if not detect:
         _check(coordinator_address, num_processes, process_id)
         if coordinator_address is None or num_processes is None or process_id is None:
+            _check_devices()
             return
         rendezvous.meet(coordinator_address, num_processes, process_id, timeout)
     # What the CPU's processes talk with; other devices have their own.
@@ -58,8 +60,22 @@ def initialize(
         jax.distributed.initialize(*given, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes did not find together ({_first_line(error)}). Without Cloud TPU, Slurm "
+            f"the processes did not find together ({first_line(error)}). Without Cloud TPU, Slurm "
             "or Open MPI, give --coordinator_address, --num_processes and --process_id to each"
+        ) from error
+    _check_devices()
+
+
+def _check_devices() -> None:
+    """Raises ConfigError unless JAX finds the devices that it is told to use."""
+    try:
+        jax.devices()
+    except Exception as error:  # of many kinds, where a platform is missing
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({first_line(error)})" if str(error) else ""
+        raise ConfigError(
+            f"JAX finds no device with JAX_PLATFORMS={chosen}{reason}; "
+            "unset it, set it to cpu, or install JAX for the device that is there"
         ) from error
 
 
@@ -72,7 +88,7 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
             "or none"
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"--coordinator_address={address} must be host:port of process 0")
     if num_processes < 1:
         raise ConfigError(f"--num_processes={num_processes} must be ≥ 1")
@@ -180,7 +196,3 @@ def leave(status: int) -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from lconv_jax.errors import first_line
+
 _T = TypeVar("_T")
 # What the operating system says of a part that was deleted or replaced.
 _DAMAGE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -96,11 +98,6 @@ def unreadable(folder: str) -> str | None:
     except OSError as error:
         return passing(error)
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def say_no_more() -> None:

@@ -3,51 +3,67 @@
 With several processes each runs this command; docs/devices.md says how they find together.
 """
 
-import sys
+import os
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, flags
 
-from lconv_jax import cache, distributed, train
+from lconv_jax import cache, commands, distributed, places, train
+from lconv_jax.errors import StoredError
+from lconv_jax.workdir import SUMMARY_FILE
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file; override with --config.group.key=value."
-)
-flags.DEFINE_string("workdir", None, "Run directory; a run found there is continued.")
-CACHE = flags.DEFINE_string(
-    "compilation_cache",
-    cache.default_directory(),
-    "Folder that compiled programs are kept in; empty: compile anew each time.",
-)
-_ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "host:port of process 0, where several processes find together."
-)
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
-_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "Find the other processes by what Cloud TPU, Slurm or Open MPI says."
-)
-_TIMEOUT = flags.DEFINE_integer(
-    "distributed_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
-)
 # Those that say which processes there are.
 PROCESS_FLAGS = ("coordinator_address", "num_processes", "process_id", "distributed")
-flags.mark_flags_as_required(["config", "workdir"])
+
+
+def define_flags() -> None:
+    commands.define_config()
+    flags.DEFINE_string("workdir", None, "Run directory; a run found there is continued.")
+    flags.DEFINE_string(
+        "compilation_cache",
+        None,
+        "Folder that compiled programs are kept in; empty: compile anew each time. Else "
+        "$JAX_COMPILATION_CACHE_DIR, or one in the user's folder of caches.",
+    )
+    flags.DEFINE_string(
+        "coordinator_address", None, "host:port of process 0, where several processes meet."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+    flags.DEFINE_boolean(
+        "distributed", False, "Find the other processes by what Cloud TPU, Slurm or Open MPI says."
+    )
+    flags.DEFINE_integer(
+        "distributed_timeout", 300, "Seconds to wait for the other processes.", 1, 10**6
+    )
+    flags.mark_flag_as_required("workdir")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    workdir: str = flags.FLAGS.workdir
-    logging.set_verbosity(logging.WARNING)
+    given = flags.FLAGS
     with train.errors_in_a_line():
-        processes = _ADDRESS.value, _PROCESSES.value, _PROCESS.value
-        distributed.initialize(*processes, detect=_DISTRIBUTED.value, timeout=_TIMEOUT.value)
-        cache.enable(CACHE.value)
-        summary = train.train_and_evaluate(CONFIG.value, workdir)
-    if distributed.is_first():
-        print(report(summary, workdir))
+        places.folder(given.workdir, "--workdir")
+        processes = given.coordinator_address, given.num_processes, given.process_id
+        distributed.initialize(
+            *processes, detect=given.distributed, timeout=given.distributed_timeout
+        )
+        cache.enable(given.compilation_cache)
+        summary = train.train_and_evaluate(given.config, given.workdir)
+        try:
+            text = report(summary, given.workdir)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            file = os.path.join(given.workdir, SUMMARY_FILE)
+            raise StoredError(
+                f"{file} lacks what a report says ({error!r}); delete it, and the same command "
+                "writes it anew from the last checkpoint"
+            ) from error
+    try:
+        if distributed.is_first():
+            commands.say(text)
+    except commands.OutputError as error:
+        raise OSError(f"{error}; the run is finished, and kept in {given.workdir}") from error
 
 
 def report(summary: dict[str, Any], workdir: str) -> str:
@@ -86,14 +102,5 @@ def report(summary: dict[str, Any], workdir: str) -> str:
     return "\n".join(lines)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line for a configuration key or value that cannot be."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = error.args[0] if error.args else error
-        sys.exit(f"error: {message}\nsee docs/config.md for the keys, and --help for the flags")
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    commands.launch(main, define_flags)

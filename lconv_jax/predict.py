@@ -6,35 +6,41 @@ makes the same predictions.
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 from absl import app, flags
 
-from lconv_jax import data, mdl
+from lconv_jax import commands, data, mdl, places
+from lconv_jax.mdl import untrusted
 
-_DATA = flags.DEFINE_string("data", "fashion_mnist", "A data set, as in config.data.name.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data.")
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "test"], "Which examples.")
-_OUT = flags.DEFINE_string("out", None, "If set, a text file of the predicted classes.")
+
+def define_flags() -> None:
+    flags.DEFINE_string("data", "fashion_mnist", "A data set, as in config.data.name.")
+    flags.DEFINE_string("data_dir", None, "Folder of the data.")
+    flags.DEFINE_enum("split", "test", ["train", "test"], "Which examples.")
+    flags.DEFINE_string("out", None, "If set, a text file of the predicted classes.")
+    flags.DEFINE_boolean("trust", False, "Take whatever memory and time the file asks for.")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one file is needed: python -m lconv_jax.predict model.lconv")
-    try:
-        with open(argv[1], "rb") as file:
-            network = mdl.decode(file.read())
-        split: data.Split = getattr(data.load(_DATA.value, _DATA_DIR.value), _SPLIT.value)
-        predictions = mdl.predict(network, np.asarray(split.images))
-        if _OUT.value:
-            np.savetxt(_OUT.value, predictions, fmt="%d")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    given = flags.FLAGS
+    path = places.local(argv[1], "the file")
+    out = places.output(given.out, "--out") if given.out else None
+    if given.data_dir:
+        places.local(given.data_dir, "--data_dir")
+    file = places.read(path)
+    network = mdl.decode(file) if given.trust else untrusted.decode({path: file})[path]
+    split: data.Split = getattr(data.load(given.data, given.data_dir), given.split)
+    if not given.trust:
+        untrusted.check_work(path, network, len(split.labels))
+    predictions = mdl.predict(network, np.asarray(split.images))
+    if out:
+        np.savetxt(out, predictions, fmt="%d")
     errors = int(np.count_nonzero(predictions != split.labels))
-    print(f"examples: {len(predictions):,}, wrong: {errors:,}")
-    print(f"{_SPLIT.value} error: {errors / len(predictions):.4f}")
+    commands.say(f"examples: {len(predictions):,}, wrong: {errors:,}")
+    commands.say(f"{given.split} error: {errors / len(predictions):.4f}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.launch(main, define_flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from flax import linen as nn
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, evaluate, models, optim, sharding, shrink, steps, stream
+from lconv_jax import data, evaluate, memory, models, optim, sharding, shrink, steps, stream
 from lconv_jax.state import TrainState
 
 
@@ -63,7 +64,24 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
     if config.train.shrink != "none":
         shrink.check_optimizer(shapes.opt_state)
-    return Experiment(config, dataset, model, plan, mesh, laid_out(mesh, shapes))
+    shapes = laid_out(mesh, shapes)
+    _check_memory(config, shapes)
+    return Experiment(config, dataset, model, plan, mesh, shapes)
+
+
+def _check_memory(config: Any, shapes: TrainState) -> None:
+    """Raises ConfigError for a state that, with the gradients, no memory here holds."""
+    device = memory.device_bytes()
+    there = memory.host_bytes() if device is None else device
+    needed = memory.largest_share(shapes) + memory.largest_share(shapes.params)
+    if needed > there:
+        weights = sum(math.prod(kernel.shape) for kernel in models.kernels(shapes.params).values())
+        raise config_lib.ConfigError(
+            f"config.model.alpha = {config.model.alpha}: {config.model.name} has {weights:,} "
+            f"weights here, and state and gradients take {needed:,} bytes of the {there:,} that "
+            f"{'this machine' if device is None else 'a device'} has. Lower config.model.alpha, or "
+            "split the weights over more devices with config.sharding.model"
+        )
 
 
 def load(config: Any) -> data.Dataset:

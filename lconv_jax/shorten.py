@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,21 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import app, flags
 
-from lconv_jax import certify, data, export, mdl
-from lconv_jax.describe import SHORT_DIR, load_run, rounded_up
+from lconv_jax import certify, commands, data, distributed, export, mdl, places
+from lconv_jax.describe import SHORT_DIR, certified_files, load_run, rounded_up
 from lconv_jax.files import write_atomically
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
 from lconv_jax.mdl.quantize import equalize
-
-_DEPTH = flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1)
-_BIAS_BITS = flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1)
-_CYCLES = flags.DEFINE_integer("cycles", 1, "Training cycles, each with a file, in a round.", 1)
-_STEPS = flags.DEFINE_integer("steps", 600, "Training steps of a cycle.", 1)
-_KEEP = flags.DEFINE_float("keep", 0.8, "Share of the weights that a round leaves.", 0.05, 0.99)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0)
 
 FRONTIER_FILE = "frontier.json"
 _BATCH = 256
@@ -172,7 +164,12 @@ def search(
       steps: of one cycle.
       cycles: in each round, once the network is small enough to be encoded.
       keep: the share of the weights that a round leaves, then; larger networks lose more.
+
+    Raises:
+      ValueError: `keep` is no share, or sums of the rounded network would pass 2⁵³.
     """
+    if not 0 < keep < 1:
+        raise ValueError(f"keep = {keep} must be above 0 and below 1")
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
     levels = in_levels(network, scales)
@@ -319,14 +316,17 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
     dataset, delta = experiment.dataset, experiment.config.log.delta
     folder = os.path.join(run_dir, SHORT_DIR)
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, FRONTIER_FILE)
-    rows: list[dict[str, Any]] = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as stream:
-            rows = json.load(stream)
+    # What is there is read off the files themselves: what a table says of them may be wrong, and
+    # names in it lead anywhere.
+    rows = [
+        _row(file, certificate, dataset.test)
+        for path, file, certificate in certified_files(run_dir, dataset.train, delta)
+        if os.path.basename(path) == _file_name(certificate)
+    ]
+    _write_table(folder, rows)
     for file, certificate in search(network, dataset.train, delta, **options):
         row = _row(file, certificate, dataset.test)
-        print(_line(row), flush=True)
+        commands.say(_line(row))
         if any(_covers(other, row) for other in rows):
             continue
         write_atomically(os.path.join(folder, row["file"]), file)
@@ -335,8 +335,16 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
             if other["file"] != row["file"]:
                 os.remove(os.path.join(folder, other["file"]))
         rows = sorted([*rows, row], key=lambda row: row["bits"])
-        write_atomically(path, json.dumps(rows, indent=1) + "\n")
+        _write_table(folder, rows)
     return rows
+
+
+def _write_table(folder: str, rows: list[dict[str, Any]]) -> None:
+    write_atomically(os.path.join(folder, FRONTIER_FILE), json.dumps(rows, indent=1) + "\n")
+
+
+def _file_name(certificate: certify.Certificate) -> str:
+    return f"{certificate.bits:07d}.lconv"
 
 
 def _covers(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -347,7 +355,7 @@ def _row(file: bytes, certificate: certify.Certificate, test: data.Split) -> dic
     network = mdl.decode(file)
     errors = mdl.count_errors(network, np.asarray(test.images), np.asarray(test.labels))
     return {
-        "file": f"{certificate.bits:07d}.lconv",
+        "file": _file_name(certificate),
         "bits": certificate.bits,
         "bytes": len(file),
         "nonzeros": mdl.count_weights(network)[1],
@@ -365,25 +373,26 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
+def define_flags() -> None:
+    flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1, 2**15)
+    flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1, 30)
+    flags.DEFINE_integer("cycles", 1, "Training cycles, each with a file, in a round.", 1)
+    flags.DEFINE_integer("steps", 600, "Training steps of a cycle.", 1, 2**31 - 1)
+    flags.DEFINE_float("keep", 0.8, "Share of the weights that a round leaves.", 0.05, 0.99)
+    flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0, 2**32 - 1)
+
+
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.shorten RUN_DIR")
-    logging.set_verbosity(logging.WARNING)
-    options = {
-        "depth": _DEPTH.value,
-        "bias_bits": _BIAS_BITS.value,
-        "cycles": _CYCLES.value,
-        "steps": _STEPS.value,
-        "keep": _KEEP.value,
-        "seed": _SEED.value,
-    }
-    try:
-        rows = shorten(argv[1], **options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_dir = places.local(argv[1], "RUN_DIR")
+    distributed.initialize()
+    names = ("depth", "bias_bits", "cycles", "steps", "keep", "seed")
+    rows = shorten(run_dir, **{name: flags.FLAGS[name].value for name in names})
     best = min(rows, key=lambda row: row["kl_bound"])
-    print(f"best of {len(rows)} files in {os.path.join(argv[1], SHORT_DIR)}:\n{_line(best)}")
+    folder = os.path.join(argv[1], SHORT_DIR)
+    commands.say(f"best of {len(rows)} files in {folder}:\n{_line(best)}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.launch(main, define_flags)

@@ -26,6 +26,10 @@ from lconv_jax.state import TrainState
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
 # Keys of a policy and of the noise, which follow from that of the shifts; its draws count from 0.
 _POLICY, _NOISE = 1, 2**32 - 1
+# A state counts its steps in 32 bits.
+_MOST_STEPS = 2**31 - 1
+# Learning rates are added up one by one as far as that takes no time.
+_MOST_ADDED = 2**22
 
 
 class Plan(NamedTuple):
@@ -64,20 +68,26 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
         )
     steps_per_epoch = num_examples // batch_size
     total_steps = steps_per_epoch * config.train.epochs
-    numbers = {"learning_rate": opt.learning_rate}
-    numbers |= {name: opt[name] for name in ("momentum", "weight_decay") if opt[name]}
+    if total_steps > _MOST_STEPS:
+        raise ConfigError(
+            f"config.train.epochs = {config.train.epochs} of {steps_per_epoch} steps each are "
+            f"{total_steps} steps, and {_MOST_STEPS} can be counted; train for "
+            f"{_MOST_STEPS // steps_per_epoch} epochs at most"
+        )
+    numbers = {"learning_rate": float(opt.learning_rate)}
+    numbers |= {name: float(opt[name]) for name in ("momentum", "weight_decay") if opt[name]}
     schedule, _ = make_optimizer("sgd", numbers, total_steps)
-    lr_sum = float(np.sum(np.asarray(schedule(np.arange(total_steps)), np.float64)))
+    lr_sum = _sum_rates(schedule, total_steps)
     effective = {"lr_sum": lr_sum}
     if opt.name == "beta_lasso":
         present = set(jax.tree.leaves(optim.layer_labels(params)))
-        l1 = {label: opt.l1[label] for label in ("conv", "fc") if label in present}
+        l1 = {label: float(opt.l1[label]) for label in ("conv", "fc") if label in present}
         if not any(l1.values()):
             raise ConfigError(
                 f"config.optimizer.l1 = {dict(opt.l1)} regularises no layer of "
                 f"{config.model.name}, which has {' and '.join(f'l1.{k}' for k in l1)}; set one"
             )
-        beta = opt.beta
+        beta = float(opt.beta)
         if opt.reference_lr_sum:
             l1, beta = optim.rescale_l1(
                 l1, beta, lr_sum=lr_sum, reference_lr_sum=opt.reference_lr_sum
@@ -88,8 +98,28 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
             effective[f"l1.{label} * lr_sum"] = value * lr_sum
             effective[f"l1.{label} * beta"] = value * beta
             numbers |= {f"l1.{label}": value, f"threshold.{label}": beta * value}
+    _check_float32(numbers)
     schedule, tx = make_optimizer(opt.name, numbers, total_steps)
     return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers)
+
+
+def _sum_rates(schedule: optax.Schedule, total_steps: int) -> float:
+    """Ση over all steps of a cosine, in float64."""
+    if total_steps <= _MOST_ADDED:
+        return float(np.sum(np.asarray(schedule(np.arange(total_steps)), np.float64)))
+    # The cosines of a half turn in equal steps, the last one left out, sum to 1.
+    return float(schedule(0)) * (total_steps + 1) / 2
+
+
+def _check_float32(numbers: Mapping[str, float]) -> None:
+    """Raises ConfigError for a number of the optimizer that float32 takes for 0 or infinity."""
+    range_ = np.finfo(np.float32)
+    for name, value in numbers.items():
+        if value and not range_.tiny <= value <= range_.max:
+            raise ConfigError(
+                f"config.optimizer: {name} would be {value:g}, and float32 holds 0 and "
+                f"{range_.tiny:g} … {range_.max:g}; choose other l1, beta and reference_lr_sum"
+            )
 
 
 def make_optimizer(

@@ -20,12 +20,12 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
-from rich import box, console
+from rich import box
 from rich import table as rich_table
 
-from lconv_jax import cache, data, tables, together, train
+from lconv_jax import cache, commands, data, distributed, places, tables, together, train
 from lconv_jax import config as config_lib
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
@@ -33,16 +33,9 @@ from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.files import write_atomically
 from lconv_jax.workdir import check_workdir, read_summary
 
-_GRID = flags.DEFINE_multi_string(
-    "grid", [], "KEY=VALUE,VALUE,… of a configuration key; given again, the product of all."
-)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds of each setting, from config.seed on.", 1)
-_TOGETHER = flags.DEFINE_integer(
-    "together", 0, "Most runs that train together; 0: as many as pay and as memory allows.", 0
-)
-
 # What file systems take.
 _LONGEST_NAME = 255
+_MOST_RUNS = 10_000
 SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
 # What is shown of each run, by the name of its metric, and the first is what settings rank by.
 COLUMNS = {
@@ -103,7 +96,8 @@ def _parse(key: str, text: str) -> Any:
         return readers[kind](text.strip())
     except (KeyError, ValueError):
         accepts = config_lib.KEYS[key].accepts
-        raise ConfigError(f"--grid {key}: {text!r} must be {kind.__name__}, {accepts}") from None
+        got = config_lib.brief(text)
+        raise ConfigError(f"--grid {key}: {got} must be {kind.__name__}, {accepts}") from None
 
 
 def expand(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int = 1) -> list[Setting]:
@@ -121,6 +115,12 @@ def expand(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int = 1) -> li
         typed[key] = [float(v) if to_float and type(v) is int else v for v in values]
         if not typed[key] or len(set(typed[key])) < len(typed[key]):
             raise ConfigError(f"the grid's {key} has the values {list(values)}; each once, and one")
+    number = seeds * math.prod(map(len, typed.values()))
+    if number > _MOST_RUNS:
+        raise ConfigError(
+            f"the grid's values and --seeds={seeds} make {number} runs; {_MOST_RUNS} are possible. "
+            "Give fewer"
+        )
     settings = []
     for values in itertools.product(*typed.values()):
         changes = dict(zip(typed, values, strict=True))
@@ -171,9 +171,9 @@ def run(
 
     Raises:
       ConfigError, DataError: before anything is compiled or written.
-      train.Stopped: after SIGTERM or SIGINT, once all states are saved.
+      train.Stopped: after a signal to stop, once all states are saved.
     """
-    workdir = os.path.expanduser(workdir)
+    workdir = places.folder(workdir, "--workdir")
     settings = expand(config, grid, seeds)
     configs = [each for setting in settings for each in setting.configs]
     directories = [each for setting in settings for each in setting.directories(workdir)]
@@ -267,7 +267,7 @@ def collect(
     for setting in settings:
         runs: list[dict[str, Any]] = []
         for config, directory in zip(setting.configs, setting.directories(workdir), strict=True):
-            summary = read_summary(directory)
+            summary = read_summary(directory, COLUMNS.values())
             found: dict[str, Any] = {
                 "seed": config.seed,
                 "directory": os.path.relpath(directory, workdir),
@@ -343,45 +343,57 @@ def markdown(result: Mapping[str, Any]) -> str:
     return text + (f"\n    {result['best']['command']}\n" if result["best"] else "")
 
 
+def define_flags() -> None:
+    main_lib.define_flags()
+    flags.DEFINE_multi_string(
+        "grid", [], "KEY=VALUE,VALUE,… of a configuration key; given again, the product of all."
+    )
+    flags.DEFINE_integer("seeds", 1, "Seeds of each setting, from config.seed on.", 1)
+    flags.DEFINE_integer(
+        "together", 0, "Most runs that train together; 0: as many as pay and as memory allows.", 0
+    )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    given = flags.FLAGS
     for name in main_lib.PROCESS_FLAGS:
-        if flags.FLAGS[name].present:
-            sys.exit(
-                f"error: --{name}: a sweep is one process, on all its devices; for several "
-                "processes train single settings with lconv_jax.main"
+        if given[name].present:
+            raise ConfigError(
+                f"--{name}: a sweep is one process, on all its devices; for several processes "
+                "train single settings with lconv_jax.main"
             )
-    flag = flags.FLAGS["config"]
+    flag = given["config"]
     command = [f"--config={config_flags.get_config_filename(flag)}"]
     command += [
         f"--config.{key}={shown(value)}"
         for key, value in config_flags.get_override_values(flag).items()
     ]
-    cache.enable(main_lib.CACHE.value)
     with train.errors_in_a_line():
+        places.folder(given.workdir, "--workdir")
+        distributed.initialize()
+        cache.enable(given.compilation_cache)
         result = run(
-            main_lib.CONFIG.value,
-            flags.FLAGS.workdir,
-            parse_grid(_GRID.value),
-            seeds=_SEEDS.value,
-            most=_TOGETHER.value,
+            given.config,
+            given.workdir,
+            parse_grid(given.grid),
+            seeds=given.seeds,
+            most=given.together,
             command=command,
         )
     head, *body = rows(result)
     grid = rich_table.Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
     for line in body:
         grid.add_row(*line)
-    terminal = console.Console()
     # A file has no width to fit.
-    (terminal if terminal.is_terminal else console.Console(width=200)).print(grid)
+    commands.show(grid, width=200)
     if result["best"] is None:
         sys.exit(
             "error: no setting finished with all seeds; see diverged.json in their directories"
         )
-    print(f"the best alone: {result['best']['command']}")
+    commands.say(f"the best alone: {result['best']['command']}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=main_lib.parse_flags)
+    commands.launch(main, define_flags)

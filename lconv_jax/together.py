@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, programs, sharding, steps, train
+from lconv_jax import data, json_files, memory, programs, sharding, steps, train
 from lconv_jax.files import write_atomically
 from lconv_jax.progress import make_progress
 from lconv_jax.session import open_session
@@ -34,8 +34,6 @@ from lconv_jax.workdir import open_workdir, read_summary, write_summary
 
 DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
-# Bytes that a container may use.
-_CONTAINER_LIMIT = "/sys/fs/cgroup/memory.max"
 # A forward pass of a batch below which runs gain by training together on a CPU.
 _CPU_FLOPS = 1e8
 # Keys that runs of one program may differ in; momentum and weight decay where none is 0.
@@ -196,16 +194,8 @@ def bytes_needed(program: Any) -> int:
 
 def bytes_available() -> int:
     """Memory that a program may take: three quarters of a device's, half of a host's."""
-    limits = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in limits:
-        return limits["bytes_limit"] * 3 // 4
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open(_CONTAINER_LIMIT, encoding="utf-8") as file:
-            host = min(host, int(file.read()))
-    except (OSError, ValueError):
-        pass  # no container, or one without a limit
-    return host // 2
+    device = memory.device_bytes()
+    return memory.host_bytes() // 2 if device is None else device * 3 // 4
 
 
 def worthwhile(experiment: programs.Experiment) -> int:
@@ -229,8 +219,8 @@ def read_diverged(directory: str | os.PathLike[str]) -> str | None:
     path = os.path.join(directory, DIVERGED_FILE)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)["message"]
+    remedy = "delete it, and the run is continued from its last checkpoint"
+    return json_files.read(path, {"message": str}, remedy)["message"]
 
 
 def mark_diverged(directory: str, error: train.TrainingError) -> None:
@@ -253,7 +243,7 @@ def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> No
 
     Raises:
       ConfigError: a directory holds another run or is in use.
-      train.Stopped: after SIGTERM or SIGINT, once the states are saved.
+      train.Stopped: after a signal to stop, once the states are saved.
     """
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(train.deferred_signals())

@@ -24,8 +24,10 @@ from lconv_jax import (
     analysis,
     cache,
     certify,
+    commands,
     data,
     distributed,
+    errors,
     failures,
     metrics,
     models,
@@ -41,6 +43,11 @@ from lconv_jax.session import Session, open_session
 from lconv_jax.state import TrainState
 from lconv_jax.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
 
+# What people, terminals, schedulers and limits send: each ends a process that does not hear it.
+STOPPING = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 # One call of the compiled loop is bounded to about this, so that a signal is answered in time.
 SECONDS_PER_CALL = 10.0
 # Largest levels that a description on the way is tried with; `lconv_jax.describe` tries more.
@@ -73,7 +80,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     Raises:
       ConfigError, DataError: before anything is compiled or written.
       TrainingError: if the loss or a weight is no longer finite; the last checkpoint is kept.
-      Stopped: after SIGTERM or SIGINT, once the state is saved.
+      Stopped: after a signal to stop (`STOPPING`), once the state is saved.
     """
     started = time.monotonic()
     experiment = distributed.together(lambda: programs.prepare(config))
@@ -370,14 +377,15 @@ def summarise(
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT are added to, for the loop to act on between two calls.
+    """A list that signals to stop are added to, for the loop to act on between two calls.
 
-    A second SIGINT does at once what it did before. Within another such block it is that one's
-    list. Off the main thread signals are left as they are.
+    Those are `STOPPING`, as far as they are not ignored, as SIGHUP is under nohup. A second SIGINT
+    does at once what it did before. Within another such block it is that one's list. Off the main
+    thread signals are left as they are.
     """
-    outer: list[int] | None = getattr(signal.getsignal(signal.SIGTERM), "received", None)
-    if outer is not None:
-        yield outer
+    outer = [getattr(signal.getsignal(each), "received", None) for each in STOPPING]
+    if found := [each for each in outer if each is not None]:
+        yield found[0]
         return
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -386,10 +394,15 @@ def deferred_signals() -> Iterator[list[int]]:
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     note.received = received  # type: ignore[attr-defined]
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: handler
+        for number in STOPPING
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
     for number in before:
         signal.signal(number, note)
     try:
@@ -406,6 +419,7 @@ def errors_in_a_line() -> Iterator[None]:
     Ctrl-C ends it at once, where it does not stop a run that saves its state first, and nothing is
     printed after that line.
     """
+    kept = "what was saved is kept; when {}, the same command continues the run"
     try:
         with _quiet_end():
             yield
@@ -415,21 +429,28 @@ def errors_in_a_line() -> Iterator[None]:
         sys.exit(128 + stopped.signum)
     except (ValueError, TrainingError) as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
     except OSError as error:
-        print(
-            f"error: {error}\nwhat was saved is kept; when the disk or the path is mended, the "
-            "same command continues the run",
-            file=sys.stderr,
-        )
+        remedy = kept.format("the disk or the path is mended")
+        print(f"error: {error}\n{remedy}", file=sys.stderr)
         distributed.leave(1)
-    except jax.errors.JaxRuntimeError as error:
-        if not distributed.is_lost(error):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if commands.is_out_of_memory(error):
+            print(
+                f"error: there is not enough memory ({errors.first_line(error)})\n"
+                f"{kept.format('there is more')}; or lower config.model.alpha or "
+                "config.train.batch_size, in another --workdir",
+                file=sys.stderr,
+            )
+        elif distributed.is_lost(error):
+            print(
+                f"error: another process is gone ({errors.first_line(error)})\nwhat was saved "
+                "is kept; the same commands, for all processes, continue the run",
+                file=sys.stderr,
+            )
+        else:
             raise
-        print(
-            f"error: another process is gone ({str(error).splitlines()[0][:200]})\nwhat was saved "
-            "is kept; the same commands, for all processes, continue the run",
-            file=sys.stderr,
-        )
         distributed.leave(1)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
 import jax
 
 from lconv_jax import config as config_lib
+from lconv_jax import json_files, places
+from lconv_jax.errors import StoredError
 from lconv_jax.files import write_atomically
 from lconv_jax.metrics import METRICS_FILE
 
@@ -36,7 +37,7 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
     Raises:
       ConfigError: if the directory holds another run, or another process is at work in it.
     """
-    directory = os.path.abspath(os.path.expanduser(workdir))
+    directory = places.folder(workdir, "--workdir")
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, ".lock"), "w", encoding="utf-8") as lock:
         try:
@@ -52,7 +53,7 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
 
 def check_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str) -> None:
     """Raises ConfigError if `open_workdir` would, except for another process; writes nothing."""
-    directory = os.path.abspath(os.path.expanduser(workdir))
+    directory = places.folder(workdir, "--workdir")
     _compare(directory, dict(config_lib.flatten(config)), data_sha256)
 
 
@@ -61,28 +62,57 @@ def read_config(workdir: str | os.PathLike[str]) -> Any:
 
     Keys that a version since then has added are at their defaults; values of a type that a key had
     before are what they are now.
+
+    Raises:
+      StoredError: config.json is damaged, or what it holds is no configuration.
     """
-    with open(os.path.join(workdir, CONFIG_FILE), encoding="utf-8") as file:
-        return config_lib.unflatten(_defaults() | _flat(json.load(file)))
+    flat = _defaults() | _flat(_read_record(workdir))
+    try:
+        config_lib.validate(flat)
+    except config_lib.ConfigError as error:
+        raise StoredError(f"{os.path.join(workdir, CONFIG_FILE)}: {error}") from error
+    return config_lib.unflatten(flat)
+
+
+def _read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    return json_files.read(
+        os.path.join(workdir, CONFIG_FILE),
+        {"config": dict, "data_sha256": str, "changes": list},
+        "bring it back from a copy, or start in another --workdir",
+    )
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     flat = dict(config_lib.flatten(record["config"]))
     # `data.permute` was once True or False.
-    return {name: int(v) if name == "data.permute" else v for name, v in flat.items()}
+    return {
+        name: int(v) if type(v) is bool and name == "data.permute" else v
+        for name, v in flat.items()
+    }
 
 
 def _defaults() -> dict[str, Any]:
     return {name: key.default for name, key in config_lib.KEYS.items()}
 
 
-def read_summary(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The summary.json of a directory, or None if there is none yet."""
+def read_summary(
+    workdir: str | os.PathLike[str], metrics: Iterable[str] = ()
+) -> dict[str, Any] | None:
+    """The summary.json of a directory, or None if there is none yet.
+
+    Args:
+      workdir: of the run.
+      metrics: names of numbers that it must have among its metrics.
+
+    Raises:
+      StoredError: it is damaged.
+    """
     path = os.path.join(workdir, SUMMARY_FILE)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    form = {"metrics": dict.fromkeys(metrics, float)}
+    remedy = "delete it, and the run's command writes it anew from the last checkpoint"
+    return json_files.read(path, form, remedy)
 
 
 def write_summary(directory: str, summary: dict[str, Any]) -> dict[str, Any]:
@@ -107,21 +137,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _brief(value: Any) -> str:
-    """The value, or of a long one, such as a policy, its beginning and its digest."""
-    text = repr(value)
-    if len(text) <= 100:
-        return text
-    return f"{text[:60]}… (SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]})"
-
-
 def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str, Any]:
     """What config.json should say; raises if it says something else already."""
     path = os.path.join(directory, CONFIG_FILE)
     changes: list[dict[str, Any]] = []
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            stored = json.load(file)
+        stored = _read_record(directory)
         before = _defaults() | _flat(stored)
         changed = {
             name: (before.get(name), flat.get(name))
@@ -129,7 +150,7 @@ def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str
             if before.get(name) != flat.get(name)
         }
         fixed = [
-            f"  config.{name}: {_brief(old)} there, {_brief(new)} here"
+            f"  config.{name}: {config_lib.brief(old)} there, {config_lib.brief(new)} here"
             for name, (old, new) in changed.items()
             if not config_lib.is_free(name)
         ]

@@ -1,11 +1,19 @@
 """A configuration is refused before anything runs, with the key's name and a remedy."""
 
 import importlib.util
+import json
+import math
 import pathlib
+import random
 
+import jax
+import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
+from lconv_jax import programs, steps
+from lconv_jax.experiments.runs import with_overrides
+from tests import tiny_config
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.py"))
@@ -58,12 +66,97 @@ def test_flatten_and_unflatten_are_inverse():
         ("log.delta", 1.0, r"must be in \(0, 1\)"),
         ("sharding.data", 0, "must be ≥ 1, or −1 for all"),
         ("model.kernel_size", 5, "applies to resnet18 only"),
+        ("model.kernel_size", 256, "must be 1 … 255"),
+        ("train.epochs", 2**31, "config.train.epochs = 2147483648 must be at most 2³¹ − 1"),
+        ("model.alpha", 10**400, "config.model.alpha = an integer of 1329 bits must be at most"),
+        ("log.bits_per_value", 10**400, "an integer of 1329 bits must be at most"),
+        ("optimizer.beta", 10**400, "config.optimizer.beta = an integer of 1329 bits must be of"),
+        ("optimizer.learning_rate", 1e39, "= 1e[+]39 must be of magnitude 1e-30 … 1e[+]30"),
+        ("optimizer.reference_lr_sum", 5e-324, "= 5e-324 must be of magnitude"),
+        ("optimizer.momentum", 1 - 1e-9, r"must be in \[0, 1\)"),  # 1 in float32
+        ("log.delta", 5e-324, "must be of magnitude"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_accepted(name, value, says):
     flat = dict(config_lib.flatten(config_lib.base_config())) | {"optimizer.l1.conv": 1e-4}
     with pytest.raises(config_lib.ConfigError, match=says):
         config_lib.validate(config_lib.unflatten(flat | {name: value}))
+
+
+def _extremes(key):
+    """Values of a key's type, and beyond what a machine holds of it."""
+    kind = type(key.default)
+    if kind is bool:
+        return [False, True]
+    if kind is str:
+        return ["", "a\0b", "s3://a", "~", "x" * 300, "\ud800", key.default]
+    integers = [
+        -(10**400),
+        -1,
+        0,
+        1,
+        2,
+        255,
+        2**22 + 1,
+        2**31 - 1,
+        2**31,
+        2**32 - 1,
+        2**63,
+        10**400,
+    ]
+    if kind is int:
+        return [*integers, 10**5000, key.default]
+    floats = [-1.0, -0.0, 5e-324, 1e-46, 1e-38, 1e-30, 0.5, 1 - 1e-9, 1 - 1e-17, 1e30, 1e39, 1e308]
+    return [*integers, *floats, float("inf"), float("nan"), key.default]
+
+
+def test_every_value_is_refused_by_name_or_makes_a_plan():
+    """Whatever a key is set to, alone or with another: never another error, and at once."""
+    draw = random.Random(0)
+    base = dict(config_lib.flatten(config_lib.base_config())) | {"optimizer.l1.conv": 1e-4}
+    params = {name: {"kernel": jax.ShapeDtypeStruct((4, 4), float)} for name in ("conv1", "fc1")}
+    single = [{name: value} for name, key in config_lib.KEYS.items() for value in _extremes(key)]
+    plans, messages = 0, []
+    for changes in [*single, *(draw.choice(single) | draw.choice(single) for _ in range(1000))]:
+        flat = base | changes
+        try:
+            config = config_lib.unflatten(flat)
+            config_lib.validate(config)
+            plan = steps.make_plan(config, 10_000, params)
+        except config_lib.ConfigError as error:
+            messages.append(str(error))
+            continue
+        plans += 1
+        assert plan.total_steps < 2**31
+        for value in plan.numbers.values():
+            assert value == 0 or 0 < float(np.float32(value)) < math.inf
+        json.dumps([plan.effective, config.to_dict()], allow_nan=False)
+    assert plans > 300
+    assert max(map(len, messages)) < 1000
+
+
+def test_the_learning_rates_of_a_long_run_are_summed_without_an_array_of_them(monkeypatch):
+    config = config_lib.unflatten(
+        dict(config_lib.flatten(config_lib.base_config()))
+        | {"optimizer.l1.conv": 1e-4, "optimizer.learning_rate": 0.3, "train.epochs": 777}
+    )
+    params = {"conv1": {"kernel": jax.ShapeDtypeStruct((4, 4), float)}}
+    one_by_one = steps.make_plan(config, 5000, params).effective["lr_sum"]
+    monkeypatch.setattr(steps, "_MOST_ADDED", 0)
+    assert steps.make_plan(config, 5000, params).effective["lr_sum"] == pytest.approx(
+        one_by_one, rel=1e-6
+    )
+    config.train.epochs = 2**31 // 9 + 1
+    with pytest.raises(config_lib.ConfigError, match="train for 238609294 epochs at most"):
+        steps.make_plan(config, 5000, params)
+
+
+def test_a_network_that_no_memory_holds_is_refused_with_its_bytes():
+    config = with_overrides(tiny_config.get_config(), {"model.alpha": 20_000})
+    with pytest.raises(
+        config_lib.ConfigError, match=r"alpha = 20000: .* take 1,8\d\d,\d{3},\d{3},"
+    ):
+        programs.prepare(config)
 
 
 def test_a_missing_key_is_named():

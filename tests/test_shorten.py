@@ -1,15 +1,20 @@
 """What is trained under rounding is what the file holds; what is removed stays away."""
 
 import itertools
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import data, export, mdl, models, shorten
+from lconv_jax import certify, data, describe, export, mdl, models, shorten
+from lconv_jax.mdl import untrusted
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
+from tests import tiny_config
+from tests.mdl.networks_made import crafted
 
 SHAPE = (8, 8, 1)
 
@@ -148,3 +153,52 @@ def test_a_search_never_brings_a_weight_back(monkeypatch):
             assert not (now & ~was).any()
     for count, support in zip(counts[1:], supports, strict=False):
         assert count <= sum(int(part.sum()) for part in support)
+
+
+def integer_network(kernel):
+    """A network of one layer for the digits."""
+    layer = mdl.Layer((mdl.Term("dense", 0, 1, kernel),), np.zeros(10, np.int64))
+    return mdl.Network(SHAPE, "black", (layer,))
+
+
+def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
+    """Whatever frontier.json names stays, and so does what somebody else put beside it."""
+    random = np.random.default_rng(0)
+    made = integer_network(random.integers(-9, 10, (64, 10)))
+    digits = data.load("digits")
+    file, longer = mdl.encode(made), mdl.encode(made, "raw")
+    certificate = certify.certify(file, digits.train, 0.05)
+    run_dir = tmp_path / "a" / "run"
+    folder = run_dir / "short"
+    folder.mkdir(parents=True)
+    own = folder / f"{8 * len(longer):07d}.lconv"
+    others = [tmp_path / "victim", folder / "0000001.lconv", folder / "mine.lconv"]
+    for path in (own, *others):
+        path.write_bytes(longer)
+    names = [str(tmp_path / "victim"), "../../../victim", "0000001.lconv", "mine.lconv"]
+    listed = [{"file": name, "bits": 10**8, "train_error": 1, "kl_bound": 0} for name in names]
+    (folder / "frontier.json").write_text(json.dumps(listed))
+
+    experiment = SimpleNamespace(dataset=digits, config=tiny_config.get_config())
+    monkeypatch.setattr(shorten, "load_run", lambda _: (experiment, None, 0))
+    monkeypatch.setattr(shorten, "search", lambda *_, **__: [(file, certificate)])
+    decode_all = lambda files: {name: mdl.decode(each) for name, each in files.items()}  # noqa: E731
+    monkeypatch.setattr(untrusted, "decode", decode_all)
+    rows = shorten.shorten(str(run_dir))
+    assert all(path.read_bytes() == longer for path in others)
+    assert not own.exists(), "longer, and of the same error"
+    assert [row["bits"] for row in rows] == [8 * len(file)]
+    # The table is written from the files, whatever it was.
+    for text in (None, "[{", "{}"):
+        path = folder / "frontier.json"
+        path.unlink() if text is None else path.write_text(text)
+        assert shorten.shorten(str(run_dir)) == rows
+        assert json.loads(path.read_text()) == rows
+
+
+def test_a_file_of_a_run_that_asks_for_too_much_is_named(tmp_path):
+    path = tmp_path / "short" / "0000136.lconv"
+    path.parent.mkdir()
+    path.write_bytes(crafted("full", units=2**24))
+    with pytest.raises(ValueError, match=f"^{path}: it takes more than .*; or move it elsewhere"):
+        describe.certified_files(str(tmp_path), data.load("digits").train, 0.05)

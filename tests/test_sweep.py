@@ -78,6 +78,11 @@ def test_a_value_with_commas_is_quoted():
     assert grid["optimizer.beta"] == [1.0, 10.0]
 
 
+def test_a_grid_of_more_runs_than_anybody_trains_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"--seeds=1000000000 make 2000000000 runs; 10000 are"):
+        sweep.expand(_config(), {"optimizer.beta": [1, 2]}, seeds=10**9)
+
+
 def test_a_grid_whose_directories_no_disk_takes_is_refused():
     grid = {key: [default.default] for key, default in KEYS.items() if key != "seed"}
     grid |= {"optimizer.l1.conv": [1e-3], "data.validation": [200]}

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+from lconv_jax import memory
 from lconv_jax.data import limits
 from lconv_jax.data.records import DataError
 
@@ -145,7 +146,7 @@ def read_bytes(path: pathlib.Path, remedy: str = AGAIN) -> bytes:
     Raises:
       DataError: as `opened`, or there is more than a quarter of the memory.
     """
-    most = limits.machine_bytes() // 4
+    most = memory.host_bytes() // 4
     with opened(path, remedy) as file:
         content = read_most(file, most + 1)
     # Text takes several times its bytes while it is worked on.

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import pathlib
-
+from lconv_jax import memory
 from lconv_jax.data.records import DataError
 
 # What a data set that is made to order, and making it, may take: far more than any is meant for.
 MADE_BYTES = 8 * 2**30
-
-_CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
-
-
-@functools.cache
-def machine_bytes() -> int:
-    """The memory of this machine, or what a container leaves of it."""
-    try:
-        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on every system
-        found = MADE_BYTES
-    try:
-        return min(found, int(_CGROUP.read_text()))
-    except (OSError, ValueError):
-        return found
 
 
 def require(what: str, needed: float, remedy: str, most: int | None = None) -> None:
@@ -39,7 +21,7 @@ def require(what: str, needed: float, remedy: str, most: int | None = None) -> N
     Raises:
       DataError: it needs more.
     """
-    accepted = min(machine_bytes(), machine_bytes() if most is None else most)
+    accepted = min(memory.host_bytes(), memory.host_bytes() if most is None else most)
     if needed > accepted:
         raise DataError(
             f"{what} would take {needed / 2**30:.3g} GiB of memory; at most "

@@ -285,17 +285,20 @@ def command(
         all_cells = with_seeds(cells(study.sizes), MOST_SEEDS)
         return show(study, kept(study.file(), all_cells), options.figures)
 
-    flags.DEFINE_enum("preset", "small", list(PRESETS), "The size of everything.")
-    flags.DEFINE_enum("data", "cifar10", list(DATA), "The data set.")
-    flags.DEFINE_list("models", None, "Only these models.")
-    flags.DEFINE_list("methods", None, "Only methods whose names end so, such as SGD,50.")
-    flags.DEFINE_bool("dry_run", False, "Say what would run, with sizes and time, and stop.")
+    def define_flags() -> None:
+        flags.DEFINE_enum("preset", "small", list(PRESETS), "The size of everything.")
+        flags.DEFINE_enum("data", "cifar10", list(DATA), "The data set.")
+        flags.DEFINE_list("models", None, "Only these models.")
+        flags.DEFINE_list("methods", None, "Only methods whose names end so, such as SGD,50.")
+        flags.DEFINE_bool("dry_run", False, "Say what would run, with sizes and time, and stop.")
+
     runs.command(
         *(train_missing, show_kept),
         runs_dir="runs/paper",
         results="docs/results/paper",
         seeds=1,
         data_dir="Where the set is: a folder of prepared sets, or an .npz file of this one.",
+        define_more=define_flags,
     )
 
 

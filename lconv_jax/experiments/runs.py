@@ -24,10 +24,10 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, cache, train
+from lconv_jax import analysis, cache, commands, json_files, train
 from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
 from lconv_jax.files import write_atomically
@@ -86,8 +86,7 @@ def read_kept(file: str) -> dict[str, Any]:
     """The results that a file keeps; none if it is not there."""
     if not os.path.exists(file):
         return {}
-    with open(file, encoding="utf-8") as stored:
-        return json.load(stored)
+    return json_files.read(file, dict, "bring it back from a copy, or delete it")
 
 
 def write_kept(file: str, results: Mapping[str, Any]) -> None:
@@ -281,6 +280,7 @@ def command(
     data_dir: str = "",
     some_of: Mapping[str, Iterable[str]] | None = None,
     groups: Iterable[str] = (),
+    define_more: Callable[[], None] = lambda: None,
 ) -> None:
     """The command of an experiment: trains what is missing, and says what is kept.
 
@@ -292,35 +292,38 @@ def command(
       data_dir: what the folder of that flag holds; "": there is no such flag.
       some_of: by name, flags that take some of these names, all by default.
       groups: what --group takes, the first by default; none: there is no such flag.
+      define_more: defines further flags.
     """
-    flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
-    if train_missing:
-        flags.DEFINE_integer("seeds", seeds, "Seeds of each run.", 1, MOST_SEEDS)
-        flags.DEFINE_string("runs_dir", runs_dir, "Where the runs live.")
-        flags.DEFINE_string("results", results, "Kept results.")
-        flags.DEFINE_bool("show", False, "Only print and draw what is kept.")
-    if data_dir:
-        flags.DEFINE_string("data_dir", "", data_dir)
-    for name, accepted in (some_of or {}).items():
-        known = dict.fromkeys(accepted)
-        flags.DEFINE_list(name, list(known), f"Some of {', '.join(known)}; all by default.")
-        flags.register_validator(
-            name,
-            lambda given, known=known: bool(given) and known.keys() >= set(given),
-            f"it takes some of {', '.join(known)}",
-        )
-    if groups:
-        flags.DEFINE_enum("group", next(iter(groups)), list(groups), "Which runs.")
+
+    def define_flags() -> None:
+        flags.DEFINE_string("figures", "docs/figures", "Folder of the figures.")
+        if train_missing:
+            flags.DEFINE_integer("seeds", seeds, "Seeds of each run.", 1, MOST_SEEDS)
+            flags.DEFINE_string("runs_dir", runs_dir, "Where the runs live.")
+            flags.DEFINE_string("results", results, "Kept results.")
+            flags.DEFINE_bool("show", False, "Only print and draw what is kept.")
+        if data_dir:
+            flags.DEFINE_string("data_dir", "", data_dir)
+        for name, accepted in (some_of or {}).items():
+            known = dict.fromkeys(accepted)
+            flags.DEFINE_list(name, list(known), f"Some of {', '.join(known)}; all by default.")
+            flags.register_validator(
+                name,
+                lambda given, known=known: bool(given) and known.keys() >= set(given),
+                f"it takes some of {', '.join(known)}",
+            )
+        if groups:
+            flags.DEFINE_enum("group", next(iter(groups)), list(groups), "Which runs.")
+        define_more()
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-        logging.set_verbosity(logging.WARNING)
         options = flags.FLAGS
         with train.errors_in_a_line():
             if train_missing and not options.show:
                 cache.enable(cache.default_directory())
                 train_missing(options)
-            print(show(options))
+            commands.say(show(options))
 
-    app.run(main)
+    commands.launch(main, define_flags)

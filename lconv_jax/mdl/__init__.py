@@ -10,16 +10,9 @@ from lconv_jax.mdl.bounds import (
 from lconv_jax.mdl.canonical import canonical
 from lconv_jax.mdl.coder import DamagedError
 from lconv_jax.mdl.codes import decode, encode
+from lconv_jax.mdl.evaluation import count_errors, predict
 from lconv_jax.mdl.language import CODES
-from lconv_jax.mdl.network import (
-    Layer,
-    Network,
-    Term,
-    count_errors,
-    count_weights,
-    evaluate,
-    predict,
-)
+from lconv_jax.mdl.network import Layer, Network, Term, count_weights, evaluate
 
 __all__ = [
     "CODES",

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from lconv_jax import data
-from lconv_jax.data import dataset, files, limits, options, sources
+from lconv_jax import data, memory
+from lconv_jax.data import dataset, files, options, sources
 
 
 def test_a_guard_says_where_and_passes_on_what_is_said_already():
@@ -55,7 +55,7 @@ def test_gzip_is_known_by_its_first_bytes(tmp_path):
 
 
 def test_what_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "machine_bytes", lambda: 2**20)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 2**20)
     path = tmp_path / "file"
     path.write_bytes(gzip.compress(bytes(2**22)))
     with pytest.raises(data.DataError, match="file: its content would take"):
@@ -73,7 +73,7 @@ def test_what_is_no_path(name):
 
 def test_a_set_larger_than_the_memory_is_not_read_whole(monkeypatch):
     digits = data.load("digits", stream="always")
-    monkeypatch.setattr(limits, "machine_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "host_bytes", lambda: 1000)
     with pytest.raises(data.DataError, match=r"would take .* GiB of memory.*data\.stream=auto"):
         dataset.read_all(digits.train)
 

@@ -1,11 +1,14 @@
 """Random networks and examples of every kind that a file can hold."""
 
 import math
+import zlib
 
 import numpy as np
 from hypothesis import strategies as st
 
-from lconv_jax.mdl import Layer, Network, Term
+from lconv_jax.mdl import Layer, Network, Term, codes
+from lconv_jax.mdl.coder import Encoder, natural
+from lconv_jax.mdl.language import CODES, code_header
 from lconv_jax.mdl.network import layer_output, output_sides
 
 INPUT_CODES = ("centred", "black", "fixed")
@@ -112,3 +115,17 @@ def same_network(first, second):
         if not all(np.array_equal(a.kernel, b.kernel) for a, b in pairs):
             return False
     return True
+
+
+def crafted(code, *numbers, shape=(8, 8, 1), units=10):
+    """The file of one dense layer whose weights begin with these numbers, and end there."""
+    encoder = Encoder()
+    code_header(encoder, Network(shape, "black", (None,)))
+    natural(encoder, units)
+    for digit, size in ((1, 2), (0, 3), (0, 2), (CODES.index(code), len(CODES))):
+        encoder.digit(digit, size)
+    for number in numbers:
+        natural(encoder, number)
+    payload = encoder.getvalue()
+    body = bytes([codes.VERSION, len(payload)]) + payload
+    return body + zlib.crc32(body).to_bytes(4, "little")

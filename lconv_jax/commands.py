@@ -1,0 +1,159 @@
+"""What all commands have in common: flags, errors in one line, output that may be cut off.
+
+Flags are defined when a command starts and not when its module is imported, so that importing it
+adds nothing to another program's flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from rich import console
+from rich.table import Table
+
+from lconv_jax import config as config_lib
+from lconv_jax.errors import ConfigError, first_line
+
+# Characters of a message, which may quote an argument.
+_LONGEST = 500
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+class OutputError(OSError):
+    """What a command had to say cannot be written to standard output."""
+
+
+def launch(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
+    """Defines the flags of a command, parses its arguments and calls `main` with what is left."""
+    before = set(flags.FLAGS)
+    define_flags()
+    for name in set(flags.FLAGS) - before:  # --help shows those of the program's own module
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    app.run(functools.partial(_call, main), flags_parser=parse_flags)
+
+
+def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where there is no λ, \u03bb is shown
+    with errors_in_a_line():
+        main(argv)
+
+
+def define_config() -> None:
+    """Defines --config, required, and its overrides --config.group.key=value."""
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file; override with --config.group.key=value."
+    )
+    flags.FLAGS["config"].parser = _ConfigFile()
+    flags.mark_flag_as_required("config")
+
+
+class _ConfigFile(flags.ArgumentParser[ConfigDict]):
+    """From FILE or FILE:ARGUMENT to what `get_config` of the file returns for the argument."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        file, colon, rest = argument.partition(":")
+        if not os.path.exists(file) or os.path.isdir(file):
+            raise ConfigError(f"there is no file {file!r}")
+        try:
+            config = runpy.run_path(file)["get_config"](*([rest] if colon else []))
+        except SyntaxError as error:
+            raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        except Exception as error:  # the file is a program, and may raise any
+            places = traceback.extract_tb(error.__traceback__)
+            lines = [place.lineno for place in places if place.filename == file]
+            if not lines and isinstance(error, KeyError):
+                raise ConfigError(f"{file} has no function get_config") from error
+            where = f"{file}, line {lines[-1]}" if lines else file
+            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        if not isinstance(config, ConfigDict):
+            raise ConfigError(
+                f"get_config of {file} returns {type(config).__name__}, not a ConfigDict; start "
+                "from lconv_jax.config.base_config"
+            )
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "configuration file"
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for what is wrong."""
+    try:
+        for argument in argv:
+            if override := _OVERRIDE.match(argument):
+                config_lib.check_name(override[1])
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        sys.exit(
+            f"error: {message[:_LONGEST]}\n"
+            "see docs/config.md for the keys, and --help for the flags"
+        )
+
+
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """Ends the program with one line for what a user can mend, and with a status that tells."""
+    try:
+        yield
+    except BrokenPipeError:
+        _silence()  # whoever reads has had enough
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit(f"error: there is not enough memory ({first_line(error)})")
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
+
+
+def say(text: str) -> None:
+    """Prints a text to standard output. If its reader has gone away, nothing is said from then on.
+
+    Raises:
+      OutputError: it cannot be written, as where a disk is full.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _silence()
+    except OSError as error:
+        _silence()
+        raise OutputError(f"standard output cannot be written ({error.strerror})") from error
+
+
+def show(table: Table, width: int) -> None:
+    """Prints a table, as wide as the terminal, or as `width` where there is none."""
+    terminal = console.Console()
+    wide = terminal if terminal.is_terminal else console.Console(width=width)
+    with wide.capture() as capture:
+        wide.print(table)
+    say(capture.get().rstrip("\n"))
+
+
+def _silence() -> None:
+    """Lets standard output go nowhere: what is still in its buffer would fail again at the end."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of NumPy or JAX is that memory ran out."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
