@@ -323,8 +323,19 @@ def _resolved(policy: str) -> str:
 def check_name(name: str) -> None:
     """Raises ConfigError, with the nearest key, unless `name` is a dotted key."""
     if name not in KEYS:
-        near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)[0]
+        group, _, short = name.rpartition(".")
+        # "lr" is nearer to "learning_rate" than its letters are.
+        meant = (
+            key
+            for key in KEYS
+            if key.startswith(group) and short == "".join(w[0] for w in _last_words(key))
+        )
+        near = next(meant, None) or difflib.get_close_matches(name, KEYS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"config.{name} is not a key; did you mean config.{near}?")
+
+
+def _last_words(key: str) -> list[str]:
+    return key.rpartition(".")[2].split("_")
 
 
 def _validate_combinations(flat: Mapping[str, Any]) -> None:

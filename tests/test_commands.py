@@ -47,7 +47,8 @@ def test_help_shows_every_flag_of_a_command_and_of_those_it_calls():
 )
 def test_an_unknown_key_is_named_with_the_nearest(argument):
     with pytest.raises(
-        SystemExit, match=r"config.optimizer.lr is not a key; did you mean config\."
+        SystemExit,
+        match=r"config.optimizer.lr is not a key; did you mean config.optimizer.learning_r",
     ):
         commands.parse_flags(["main", argument])
 

@@ -48,6 +48,7 @@ def test_flatten_and_unflatten_are_inverse():
     ("name", "value", "says"),
     [
         ("train.epoch", 3, "config.train.epoch is not a key; did you mean config.train.epochs"),
+        ("optimizer.wd", 3.0, "did you mean config.optimizer.weight_decay"),
         ("optimiser.beta", 3.0, "did you mean config.optimizer.beta"),
         ("train.epochs", "3", "config.train.epochs = '3' must be int"),
         ("train.epochs", True, "config.train.epochs = True must be int"),
