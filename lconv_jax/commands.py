@@ -99,9 +99,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
-        sys.exit(
-            f"error: {message[:_LONGEST]}\nsee docs/config.md for the keys, and --help for the flags"
-        )
+        hint = "docs/config.md has the keys, and --help the flags"
+        sys.exit(f"error: {message[:_LONGEST]} ({hint})")
 
 
 @contextlib.contextmanager
