@@ -15,6 +15,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -48,6 +49,8 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where there is no λ, \u03bb is shown
+    if sys.stderr is not None:
+        sys.stderr = _StandardError(sys.stderr)
     with errors_in_a_line():
         main(argv)
 
@@ -109,7 +112,7 @@ def errors_in_a_line() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _silence()  # whoever reads has had enough
+        _silence(sys.stdout)  # whoever reads has had enough
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -130,9 +133,9 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        _silence()
+        _silence(sys.stdout)
     except OSError as error:
-        _silence()
+        _silence(sys.stdout)
         raise OutputError(f"standard output cannot be written ({error.strerror})") from error
 
 
@@ -145,10 +148,33 @@ def show(table: Table, width: int) -> None:
     say(capture.get().rstrip("\n"))
 
 
-def _silence() -> None:
-    """Lets standard output go nowhere: what is still in its buffer would fail again at the end."""
+class _StandardError:
+    """Standard error that goes nowhere once its terminal or its reader has gone away."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _silence(stream: Any) -> None:
+    """Lets a stream go nowhere: what is still in its buffer would fail again at the end."""
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -142,6 +142,20 @@ def test_what_nobody_reads_is_not_said():
     assert (run.returncode, run.stderr) == (0, "")
 
 
+def test_a_terminal_that_goes_away_takes_nothing_with_it():
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        guarded = commands._StandardError(stream)
+        assert not guarded.isatty()
+        guarded.write("a\n")
+        guarded.flush()
+        assert os.read(reader, 10) == b"a\n"
+        os.close(reader)
+        for _ in range(3):
+            assert guarded.write("b\n" * 10_000) == 20_000
+            guarded.flush()
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_output_that_cannot_be_written_is_told_in_a_line():
     with open("/dev/full", "w") as full:
