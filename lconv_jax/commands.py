@@ -96,7 +96,7 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for what is wrong."""
     try:
-        for argument in argv:
+        for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
             if override := _OVERRIDE.match(argument):
                 config_lib.check_name(override[1])
         return flags.FLAGS(argv)

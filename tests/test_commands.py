@@ -52,6 +52,14 @@ def test_an_unknown_key_is_named_with_the_nearest(argument):
         commands.parse_flags(["main", argument])
 
 
+def test_keys_in_a_file_of_flags_are_checked_too(tmp_path):
+    (tmp_path / "flags").write_text("--config.train.epoch=3\n")
+    with pytest.raises(
+        SystemExit, match=r"train.epoch is not a key; did you mean .*train.epochs\?"
+    ):
+        commands.parse_flags(["main", f"--flagfile={tmp_path / 'flags'}"])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
