@@ -55,7 +55,10 @@ class Setting(NamedTuple):
     def directories(self, workdir: str) -> list[str]:
         """The run directory of each seed."""
         name = ",".join(f"{key}={shown(value)}" for key, value in self.changes.items())
-        folder = os.path.join(workdir, urllib.parse.quote(name or "as-configured", safe="=,"))
+        folder = os.path.join(
+            workdir,
+            urllib.parse.quote(name or "as-configured", safe="=,", errors="surrogateescape"),
+        )
         return [os.path.join(folder, f"seed={config.seed}") for config in self.configs]
 
 
