@@ -51,7 +51,8 @@ def make_experiment(alpha: int, data_devices: int, model_devices: int, batch: in
     images = np.broadcast_to(np.uint8(0), (EXAMPLES, *IMAGE_SHAPE))
     split = data.Split(images, np.zeros(EXAMPLES, np.int32))
     empty = data.Split(images[:0], split.labels[:0])
-    return programs.prepare(config, data.Dataset("none", 10, split, empty, split))
+    dataset = data.Dataset("none", 10, split, empty, split)
+    return programs.prepare(config, dataset, must_fit=False)
 
 
 def measure(alpha: int, data_devices: int, model_devices: int, batch: int) -> dict[str, Any]:

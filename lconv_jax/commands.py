@@ -12,9 +12,11 @@ import io
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -48,8 +50,14 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where there is no λ, \u03bb is shown
-    with errors_in_a_line():
-        main(argv)
+    if sys.stderr is not None:
+        sys.stderr = _StandardError(sys.stderr)
+    try:
+        with errors_in_a_line():
+            main(argv)
+    finally:
+        # What is left to do is the interpreter's, which would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def define_config() -> None:
@@ -93,16 +101,14 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for what is wrong."""
     try:
-        for argument in argv:
+        for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
             if override := _OVERRIDE.match(argument):
                 config_lib.check_name(override[1])
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
-        sys.exit(
-            f"error: {message[:_LONGEST]}\n"
-            "see docs/config.md for the keys, and --help for the flags"
-        )
+        hint = "docs/config.md has the keys, and --help the flags"
+        sys.exit(f"error: {message[:_LONGEST]} ({hint})")
 
 
 @contextlib.contextmanager
@@ -111,7 +117,7 @@ def errors_in_a_line() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        _silence()  # whoever reads has had enough
+        _silence(sys.stdout)  # whoever reads has had enough
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -132,9 +138,9 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        _silence()
+        _silence(sys.stdout)
     except OSError as error:
-        _silence()
+        _silence(sys.stdout)
         raise OutputError(f"standard output cannot be written ({error.strerror})") from error
 
 
@@ -147,10 +153,33 @@ def show(table: Table, width: int) -> None:
     say(capture.get().rstrip("\n"))
 
 
-def _silence() -> None:
-    """Lets standard output go nowhere: what is still in its buffer would fail again at the end."""
+class _StandardError:
+    """Standard error that goes nowhere once its terminal or its reader has gone away."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _silence(stream: Any) -> None:
+    """Lets a stream go nowhere: what is still in its buffer would fail again at the end."""
     with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

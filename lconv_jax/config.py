@@ -256,7 +256,7 @@ def validate(config: Mapping[str, Any]) -> None:
     for name in KEYS:
         if name not in flat:
             raise ConfigError(f"config.{name} is missing; start from lconv_jax.config.base_config")
-        _check_value(name, flat[name])
+        check_value(name, flat[name])
     if flat["data.augment"]:
         try:
             policies.load(flat["data.augment"])
@@ -265,7 +265,8 @@ def validate(config: Mapping[str, Any]) -> None:
     _validate_combinations(flat)
 
 
-def _check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
+    """Raises ConfigError unless the key `name` accepts the value, by itself."""
     key = KEYS[name]
     kind, got = type(key.default), f"config.{name} = {brief(value)}"
     if not (type(value) is kind or (kind is float and type(value) is int)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from absl import app, flags
 
-from lconv_jax import commands, data, mdl, places
+from lconv_jax import commands, config, data, mdl, places
 from lconv_jax.mdl import untrusted
 
 
@@ -27,8 +27,8 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     path = places.local(argv[1], "the file")
     out = places.output(given.out, "--out") if given.out else None
-    if given.data_dir:
-        places.local(given.data_dir, "--data_dir")
+    config.check_value("data.name", given.data)
+    config.check_value("data.data_dir", given.data_dir or "")
     file = places.read(path)
     network = mdl.decode(file) if given.trust else untrusted.decode({path: file})[path]
     split: data.Split = getattr(data.load(given.data, given.data_dir), given.split)

@@ -30,10 +30,13 @@ class Experiment(NamedTuple):
     state_shapes: TrainState  # of jax.ShapeDtypeStruct, with shardings
 
 
-def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
+def prepare(
+    config: Any, dataset: data.Dataset | None = None, *, must_fit: bool = True
+) -> Experiment:
     """Loads the data, unless they are given, and builds model, optimizer and mesh.
 
-    The experiment's configuration is `config.resolve`d.
+    The experiment's configuration is `config.resolve`d. With `must_fit`, a state that the memory
+    here does not hold is refused; without, its programs can still be compiled and looked at.
 
     Raises:
       ConfigError, DataError: naming what is wrong and what to do.
@@ -65,7 +68,8 @@ def prepare(config: Any, dataset: data.Dataset | None = None) -> Experiment:
     if config.train.shrink != "none":
         shrink.check_optimizer(shapes.opt_state)
     shapes = laid_out(mesh, shapes)
-    _check_memory(config, shapes)
+    if must_fit:
+        _check_memory(config, shapes)
     return Experiment(config, dataset, model, plan, mesh, shapes)
 
 

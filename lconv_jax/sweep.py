@@ -35,6 +35,7 @@ from lconv_jax.workdir import check_workdir, read_summary
 
 # What file systems take.
 _LONGEST_NAME = 255
+# A grid of more is a slip.
 _MOST_RUNS = 10_000
 SWEEP_JSON, SWEEP_TABLE = "sweep.json", "sweep.md"
 # What is shown of each run, by the name of its metric, and the first is what settings rank by.
@@ -54,7 +55,10 @@ class Setting(NamedTuple):
     def directories(self, workdir: str) -> list[str]:
         """The run directory of each seed."""
         name = ",".join(f"{key}={shown(value)}" for key, value in self.changes.items())
-        folder = os.path.join(workdir, urllib.parse.quote(name or "as-configured", safe="=,"))
+        folder = os.path.join(
+            workdir,
+            urllib.parse.quote(name or "as-configured", safe="=,", errors="surrogateescape"),
+        )
         return [os.path.join(folder, f"seed={config.seed}") for config in self.configs]
 
 
@@ -79,7 +83,10 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if key in grid:
             raise ConfigError(f"--grid {text}: {key} has values already; give them all in one")
         # A value that has commas is quoted: data.name='"nlgp:length=64,seed=1",digits'.
-        (found,) = csv.reader([values]) if values else ([""],)
+        try:
+            (found,) = csv.reader([values]) if values else ([""],)
+        except (csv.Error, ValueError) as error:
+            raise ConfigError(f"--grid {config_lib.brief(text)}: {error}") from error
         grid[key] = [_parse(key, value) for value in found]
     return grid
 

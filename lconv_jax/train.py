@@ -427,6 +427,9 @@ def errors_in_a_line() -> Iterator[None]:
         if distributed.is_first():
             print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:
+        print("interrupted: what was saved is kept; the same command continues", file=sys.stderr)
+        distributed.leave(128 + signal.SIGINT)
     except (ValueError, TrainingError) as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
@@ -461,12 +464,12 @@ def _quiet_end() -> Iterator[None]:
     if in_main_thread:
         # An exception would come up anywhere: in a callback that ignores it, or among threads that
         # go on writing. A run is safe from being killed at any moment.
-        signal.signal(signal.SIGINT, _quit)
+        before = signal.signal(signal.SIGINT, _quit)
     try:
         yield
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, before)
         atexit.register(failures.say_no_more)
 
 

@@ -53,6 +53,14 @@ def test_an_unknown_key_is_named_with_the_nearest(argument):
         commands.parse_flags(["main", argument])
 
 
+def test_keys_in_a_file_of_flags_are_checked_too(tmp_path):
+    (tmp_path / "flags").write_text("--config.train.epoch=3\n")
+    with pytest.raises(
+        SystemExit, match=r"train.epoch is not a key; did you mean .*train.epochs\?"
+    ):
+        commands.parse_flags(["main", f"--flagfile={tmp_path / 'flags'}"])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -141,6 +149,20 @@ def test_what_nobody_reads_is_not_said():
     )
     os.close(writer)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_terminal_that_goes_away_takes_nothing_with_it():
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        guarded = commands._StandardError(stream)
+        assert not guarded.isatty()
+        guarded.write("a\n")
+        guarded.flush()
+        assert os.read(reader, 10) == b"a\n"
+        os.close(reader)
+        for _ in range(3):
+            assert guarded.write("b\n" * 10_000) == 20_000
+            guarded.flush()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")

@@ -158,6 +158,7 @@ def test_a_network_that_no_memory_holds_is_refused_with_its_bytes():
         config_lib.ConfigError, match=r"alpha = 20000: .* take 1,8\d\d,\d{3},\d{3},"
     ):
         programs.prepare(config)
+    assert programs.prepare(config, must_fit=False).config.model.alpha == 20_000
 
 
 def test_a_missing_key_is_named():

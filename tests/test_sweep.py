@@ -51,6 +51,7 @@ def test_the_grid_is_the_product_of_its_values_and_the_seeds():
         (["optimizer.beta"], "--grid optimizer.beta: it must be KEY=VALUE"),
         (["optimizer.bet=1"], "config.optimizer.bet is not a key; did you mean config.optimizer.b"),
         (["optimizer.beta=1,ten"], "--grid optimizer.beta: 'ten' must be float, ≥ 0"),
+        (["optimizer.beta=1\r2"], "--grid 'optimizer.beta=1.*: new-line character seen"),
         (["optimizer.beta="], "--grid optimizer.beta: '' must be float, ≥ 0"),
         (["train.epochs=1.5"], "--grid train.epochs: '1.5' must be int, ≥ 1"),
         (["data.flip=maybe"], "--grid data.flip: 'maybe' must be bool"),
