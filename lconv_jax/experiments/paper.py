@@ -134,8 +134,8 @@ PRESETS = {
         validation=5_000,
         grids={
             "sgd": {
-                "optimizer.learning_rate": (0.03, 0.1),
-                "optimizer.weight_decay": (2e-4, 5e-4, 1e-3),
+                "optimizer.learning_rate": (0.1, 0.3),
+                "optimizer.weight_decay": (5e-4, 1e-3, 2e-3),
             },
             "beta_lasso": {
                 "optimizer.l1.conv": (5e-7, 1.5e-6, 5e-6),
