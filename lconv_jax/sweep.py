@@ -274,17 +274,18 @@ def collect(
     for setting in settings:
         runs: list[dict[str, Any]] = []
         for config, directory in zip(setting.configs, setting.directories(workdir), strict=True):
-            summary = read_summary(directory, COLUMNS.values())
+            measured = [
+                name
+                for name in COLUMNS.values()
+                if name != "eval/accuracy" or config.log.test != "never"
+            ]
+            summary = read_summary(directory, measured)
             found: dict[str, Any] = {
                 "seed": config.seed,
                 "directory": os.path.relpath(directory, workdir),
             }
             if summary is not None:
-                found |= {
-                    name: summary["metrics"][name]
-                    for name in COLUMNS.values()
-                    if name in summary["metrics"]
-                }
+                found |= {name: summary["metrics"][name] for name in measured}
             elif (message := together.read_diverged(directory)) is not None:
                 found["diverged"] = message
             runs.append(found)
