@@ -50,7 +50,7 @@ def load_run(run_dir: str) -> tuple[programs.Experiment, mdl.Network, int]:
     return experiment, certify.export_state(config, model, dataset, mesh, state), step
 
 
-def describe(run_dir: str, *, shortened_only: bool = False) -> Description:
+def describe(run_dir: str) -> Description:
     """The description of a run's network with the smallest kl bound.
 
     Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left. If

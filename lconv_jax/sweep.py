@@ -55,10 +55,8 @@ class Setting(NamedTuple):
     def directories(self, workdir: str) -> list[str]:
         """The run directory of each seed."""
         name = ",".join(f"{key}={shown(value)}" for key, value in self.changes.items())
-        folder = os.path.join(
-            workdir,
-            urllib.parse.quote(name or "as-configured", safe="=,", errors="surrogateescape"),
-        )
+        name = urllib.parse.quote(name or "as-configured", "=,", errors="surrogateescape")
+        folder = os.path.join(workdir, name)
         return [os.path.join(folder, f"seed={config.seed}") for config in self.configs]
 
 
