@@ -11,11 +11,20 @@ from collections.abc import Iterator
 def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> None:
     """Replaces a file's contents: a kill leaves the old or the new, never a part."""
     temporary = f"{path}.tmp"
-    with naming(path), open(temporary, "wb") as file:
+    with naming(path), open(temporary, "wb", opener=no_link) as file:
         file.write(contents.encode() if isinstance(contents, str) else contents)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def no_link(path: str, flags: int) -> int:
+    """An opener for `open` that follows no symbolic link, which may lead out of a run directory.
+
+    Raises:
+      OSError: the path is a link.
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def free_name(path: str) -> str:

@@ -15,7 +15,7 @@ import jax
 from lconv_jax import config as config_lib
 from lconv_jax import json_files, places
 from lconv_jax.errors import StoredError
-from lconv_jax.files import write_atomically
+from lconv_jax.files import no_link, write_atomically
 from lconv_jax.metrics import METRICS_FILE
 
 CONFIG_FILE, SUMMARY_FILE, CHECKPOINTS = "config.json", "summary.json", "checkpoints"
@@ -39,7 +39,7 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
     """
     directory = places.folder(workdir, "--workdir")
     os.makedirs(directory, exist_ok=True)
-    with open(os.path.join(directory, ".lock"), "w", encoding="utf-8") as lock:
+    with open(os.path.join(directory, ".lock"), "w", encoding="utf-8", opener=no_link) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

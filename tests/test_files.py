@@ -1,0 +1,38 @@
+"""Files are replaced whole, and only where they are said to be."""
+
+import pytest
+
+from lconv_jax import workdir
+from lconv_jax.files import free_name, write_atomically
+from tests import tiny_config
+
+
+def test_contents_are_replaced_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "file.json"
+    for contents, stored in (("λ", "λ".encode()), (b"bytes", b"bytes")):
+        write_atomically(path, contents)
+        assert path.read_bytes() == stored
+    assert [each.name for each in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_link_that_leads_elsewhere_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "summary.json.tmp").symlink_to(victim)
+    with pytest.raises(OSError, match="summary.json"):
+        write_atomically(run / "summary.json", "{}")
+    (run / ".lock").symlink_to(victim)
+    opened = workdir.open_workdir(run, tiny_config.get_config(), "0")
+    with pytest.raises(OSError, match="lock"), opened:
+        pass
+    assert victim.read_text() == "kept"
+
+
+def test_a_free_name_is_the_first_that_nothing_has(tmp_path):
+    path = str(tmp_path / "events")
+    assert free_name(path) == path
+    for name in ("events", "events.1"):
+        (tmp_path / name).touch()
+    assert free_name(path) == f"{path}.2"
