@@ -21,7 +21,7 @@ def test_a_link_that_leads_elsewhere_is_not_followed(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "summary.json.tmp").symlink_to(victim)
-    with pytest.raises(OSError, match="summary.json"):
+    with pytest.raises(OSError, match=r"summary\.json"):
         write_atomically(run / "summary.json", "{}")
     (run / ".lock").symlink_to(victim)
     opened = workdir.open_workdir(run, tiny_config.get_config(), "0")
