@@ -10,6 +10,7 @@ the commands that tests start, many of them with one configuration, find them th
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 # JAX reads this when it is imported.
@@ -17,3 +18,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lconv_jax_tes
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 collect_ignore = [] if "LCONV_TEST_DEVICES" in os.environ else ["sharded"]
+
+# A job in the background may have these ignored, and so would its children: tests send them.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)

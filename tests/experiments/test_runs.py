@@ -54,7 +54,7 @@ def test_a_figure_is_drawn_once_its_runs_are_finished(tmp_path):
         assert f"{finished} holds no finished run" in said
         assert not drawn
         (tmp_path / str(finished)).mkdir()
-        (tmp_path / str(finished) / "summary.json").write_text("{}")
+        (tmp_path / str(finished) / "summary.json").write_text('{"metrics": {}}')
     assert not runs.draw_finished(lambda *w: drawn.append(w), tmp_path, "f", map(Cell, "ab"))
     assert drawn == [(tmp_path, "f")]
 
