@@ -214,7 +214,7 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     paper.train_cells(study, cells)
     assert "| s_fc | SGD | 1 | 2 |" in table2.show(study, results, str(tmp_path))
     filters = figure4.show(study, kept(study.file(), figure4.cells(study.sizes)), str(tmp_path))
-    assert "Not drawn" in filters  # s_local was not trained
+    assert "s_local α=1, SGD, 2 epochs, seed 0 holds no finished run" in filters
 
 
 def test_a_program_that_does_not_fit_is_not_timed(monkeypatch):
