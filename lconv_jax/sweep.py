@@ -158,6 +158,7 @@ def run(
     seeds: int = 1,
     most: int = 0,
     command: Sequence[str] = ("--config=FILE",),
+    report: Callable[[Mapping[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Trains every setting of a grid with every seed, or continues; returns what sweep.json says.
 
@@ -173,6 +174,7 @@ def run(
       seeds: seeds of each setting, from `config.seed` on.
       most: most runs that train together; 0 for as many as pay and as memory allows.
       command: arguments of `lconv_jax.main` that give `config`, for the command in the result.
+      report: is called with what sweep.json says, whenever runs are finished.
 
     Raises:
       ConfigError, DataError: before anything is compiled or written.
@@ -206,6 +208,7 @@ def run(
         os.makedirs(workdir, exist_ok=True)
         write_atomically(os.path.join(workdir, SWEEP_JSON), json.dumps(result, indent=1) + "\n")
         write_atomically(os.path.join(workdir, SWEEP_TABLE), markdown(result))
+        report(result)
         return result
 
     with train.deferred_signals() as signals:

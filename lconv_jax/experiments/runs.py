@@ -17,6 +17,7 @@ its cell.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import runpy
@@ -153,7 +154,8 @@ def choose(
 ) -> dict[str, Any]:
     """The best setting of a grid, found by a sweep in `folder`/<name>, and kept in a file by name.
 
-    What the file has, for the same configuration and grid, is not found again.
+    Each setting is kept once it is over. What the file has, for the same configuration and grid, is
+    not found again, wherever the runs are by then.
 
     Returns:
       {"changes": the setting, "settings": all of them with their accuracies, and what they are
@@ -168,15 +170,26 @@ def choose(
         "chosen by": by,
     }
     found = read_kept(file).get(name, {})
-    if made_of.items() <= found.items():
+    if not made_of.items() <= found.items():
+        found = {}
+    if "changes" in found:
         return found
     from lconv_jax import sweep  # here, as it imports this module
 
     print(f"choice of {name}", flush=True)
-    result = sweep.run(config, os.path.join(folder, name), grid)
-    settings = [
-        {"changes": setting["changes"], by: setting[by]["mean"]} for setting in result["settings"]
-    ]
+    settings = found.get("settings", [])
+    known = [setting["changes"] for setting in settings]
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    missing = [{key: [value] for key, value in p.items()} for p in points if p not in known]
+    # Settings train together where none is known yet.
+    for part in missing if known else [grid]:
+        before = settings
+
+        def report(result: Mapping[str, Any], before: list[dict[str, Any]] = before) -> None:
+            keep(file, name, made_of | {"settings": before + _over(result, by)})
+
+        result = sweep.run(config, os.path.join(folder, name), part, report=report)
+        settings = before + _over(result, by)
     finished = [setting for setting in settings if setting[by] is not None]
     if not finished:
         raise ValueError(f"{name}: every setting diverged; lower the learning rates of its grid")
@@ -185,6 +198,15 @@ def choose(
     found = made_of | {"changes": best["changes"], "settings": settings}
     keep(file, name, found)
     return found
+
+
+def _over(result: Mapping[str, Any], by: str) -> list[dict[str, Any]]:
+    """The settings of a sweep that are finished or diverged, the latter with None."""
+    return [
+        {"changes": setting["changes"], by: setting[by]["mean"]}
+        for setting in result["settings"]
+        if all(by in run or "diverged" in run for run in setting["runs"])
+    ]
 
 
 def add_localisation(

@@ -19,7 +19,7 @@ from lconv_jax.experiments import (
     table2,
 )
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Study
-from lconv_jax.experiments.runs import kept, read_kept, with_seeds
+from lconv_jax.experiments.runs import choose, keep, kept, read_kept, with_seeds
 from lconv_jax.models import count_weights
 
 TRAINED = (table1, table2, figure2, figure3, figure4, figure5)
@@ -206,6 +206,15 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     assert not any("eval/accuracy" in each.read_text() for each in trials)
     assert "like_cifar10" not in json.dumps([chosen, read_kept(study.file())])
     assert paper.plan(study, cells) == "Nothing is missing."
+    # A choice that was cut off goes on from the settings that are kept, without their runs.
+    name, config, grid = paper.choice_of(study, cells[0])
+    whole = chosen[name]
+    partial = {key: value for key, value in whole.items() if key != "changes"}
+    file, elsewhere = str(tmp_path / "partial.json"), str(tmp_path / "elsewhere")
+    keep(file, name, partial | {"settings": whole["settings"][:1]})
+    again = choose(name, config, grid, elsewhere, file)
+    assert again["changes"] == whole["changes"]
+    assert len(list((tmp_path / "elsewhere" / name).glob("*/seed=0"))) == 1
 
     def refuse(*_):
         raise AssertionError("trained again")
