@@ -19,12 +19,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from lconv_jax import distributed
+from lconv_jax import distributed, places
 from lconv_jax.failures import attempt, passing, unreadable
 from lconv_jax.files import free_name
 
 DAMAGED = "damaged"
 _STATE, _DIGESTS, _RECORD = "state", "digests", "record"
+_PARTS = "_CHECKPOINT_METADATA"
 
 
 class CheckpointError(OSError):
@@ -56,7 +57,11 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps with a complete checkpoint, oldest first."""
-        return sorted(int(name) for name in _names(self.directory) if name.isdigit())
+        return sorted(
+            int(name)
+            for name in _names(self.directory)
+            if name.isascii() and name.isdigit() and name == str(int(name))
+        )
 
     def save(self, step: int, state: Any, record: Mapping[str, Any] | None = None) -> None:
         """Writes `state`, the digest of each of its leaves, and what else is to be known of it.
@@ -105,12 +110,20 @@ class Checkpoints:
         """
         folder = os.path.join(self.directory, str(step), _RECORD)
         if not os.path.lexists(folder):
+            if _RECORD in self._parts(step):
+                raise ValueError(f"its {_RECORD} is gone")
             return {}
-        with open(os.path.join(folder, "metadata"), encoding="utf-8") as file:
-            stored = json.load(file)
+        stored = json.loads(places.read(os.path.join(folder, "metadata")))
         if stored["sha256"] != _digest_of(stored["record"]):
             raise ValueError(f"the digest of its {_RECORD} is not the one stored")
         return stored["record"]
+
+    def _parts(self, step: int) -> Mapping[str, Any]:
+        """The parts that were saved with a checkpoint, by Orbax's own account, if it has one."""
+        path = os.path.join(self.directory, str(step), _PARTS)
+        if not os.path.lexists(path):
+            return {}
+        return json.loads(places.read(path)).get("item_handlers") or {}
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that verifies, as (step, state), or None if there never was one.
@@ -211,12 +224,22 @@ class Checkpoints:
         wrong = sorted(name for name in digests if stored[name] != digests[name])
         if wrong:
             raise ValueError(f"the digest of {', '.join(wrong)} is not the one stored")
+        # Of which step it is, its folder's name says, and the state does.
+        own = int(distributed.fetch(getattr(state, "step", step)))
+        if own != step:
+            raise ValueError(f"it is the checkpoint of step {own}, in a folder of another name")
         self.record(step)
         return state
 
     def _set_aside(self, step: int, damage: str) -> None:
         aside = free_name(os.path.join(self.directory, DAMAGED, str(step)))
-        os.makedirs(os.path.dirname(aside), exist_ok=True)
+        folder = os.path.dirname(aside)
+        if os.path.islink(folder) or (os.path.lexists(folder) and not os.path.isdir(folder)):
+            raise CheckpointError(
+                f"checkpoint {step} is damaged ({damage}), and {folder}, where it would be moved, "
+                "is no folder of its own; move that elsewhere"
+            )
+        os.makedirs(folder, exist_ok=True)
         os.rename(os.path.join(self.directory, str(step)), aside)
         logging.warning(
             "Checkpoint %d is damaged (%s); it was moved to %s and the one before it is used.",

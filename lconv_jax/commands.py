@@ -29,7 +29,7 @@ from lconv_jax.errors import ConfigError, first_line
 
 # Characters of a message, which may quote an argument.
 _LONGEST = 500
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
 class OutputError(OSError):
@@ -39,7 +39,8 @@ class OutputError(OSError):
 def launch(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
     """Defines the flags of a command, parses its arguments and calls `main` with what is left."""
     before = set(flags.FLAGS)
-    define_flags()
+    with _wrong_flags_in_a_line():
+        define_flags()  # which looks at the arguments already
     for name in set(flags.FLAGS) - before:  # --help shows those of the program's own module
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(functools.partial(_call, main), flags_parser=parse_flags)
@@ -78,8 +79,11 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
             raise ConfigError(f"there is no file {file!r}")
         try:
             config = runpy.run_path(file)["get_config"](*([rest] if colon else []))
+            if isinstance(config, ConfigDict):
+                config.lock()
         except SyntaxError as error:
-            raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+            where = f"{error.filename or file}, line {error.lineno or 1}"
+            raise ConfigError(f"{where}: {error.msg}") from error
         except Exception as error:  # the file is a program, and may raise any
             places = traceback.extract_tb(error.__traceback__)
             lines = [place.lineno for place in places if place.filename == file]
@@ -92,7 +96,7 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
                 f"get_config of {file} returns {type(config).__name__}, not a ConfigDict; start "
                 "from lconv_jax.config.base_config"
             )
-        return config.lock()
+        return config
 
     def flag_type(self) -> str:
         return "configuration file"
@@ -100,11 +104,19 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one line for what is wrong."""
-    try:
+    rest: list[str] = []
+    with _wrong_flags_in_a_line():
         for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
             if override := _OVERRIDE.match(argument):
                 config_lib.check_name(override[1])
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+    return rest
+
+
+@contextlib.contextmanager
+def _wrong_flags_in_a_line() -> Iterator[None]:
+    try:
+        yield
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
         hint = "docs/config.md has the keys, and --help the flags"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 
 
@@ -19,12 +21,19 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
 
 
 def no_link(path: str, flags: int) -> int:
-    """An opener for `open` that follows no symbolic link, which may lead out of a run directory.
+    """An opener for `open` that takes a regular file of this very path.
+
+    A symbolic link may lead out of a run directory, and a pipe would be waited for.
 
     Raises:
-      OSError: the path is a link.
+      OSError: the path is a link, a pipe or a device.
     """
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return descriptor
 
 
 def free_name(path: str) -> str:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         summary = train.train_and_evaluate(given.config, given.workdir)
         try:
             text = report(summary, given.workdir)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             file = os.path.join(given.workdir, SUMMARY_FILE)
             raise StoredError(
                 f"{file} lacks what a report says ({error!r}); delete it, and the same command "

@@ -14,9 +14,9 @@ from absl import logging
 from numpy.typing import NDArray
 from tensorboardX import summary
 
-from lconv_jax import distributed, mdl
+from lconv_jax import distributed, mdl, places
 from lconv_jax.events import EventWriter
-from lconv_jax.files import free_name, naming, write_atomically
+from lconv_jax.files import free_name, naming, no_link, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 # A histogram of more weights than this looks the same and takes seconds of the host's time.
@@ -55,7 +55,7 @@ class MetricsWriter:
         for line in kept:
             self.last.update(json.loads(line))
         self._lines, self._sha256 = len(kept), hashlib.sha256(b"".join(kept))
-        self._file = open(self._path, "ab")  # noqa: SIM115, closed by close()
+        self._file = open(self._path, "ab", opener=no_link)  # noqa: SIM115, closed by close()
         self._events = EventWriter(workdir, purge_step=through_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -177,8 +177,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return places.read(path)
     except FileNotFoundError:
         return b""
 

@@ -8,7 +8,8 @@ import stat
 
 from lconv_jax.errors import ConfigError
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# Of those that are in use, `pathlib` may have made one slash of two.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:s3|gs|gcs|az|abfss?|hdfs|https?|file):/")
 
 
 def local(name: str | os.PathLike[str], what: str) -> str:

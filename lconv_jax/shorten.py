@@ -21,6 +21,7 @@ from absl import app, flags
 
 from lconv_jax import certify, commands, data, distributed, export, mdl, places
 from lconv_jax.describe import SHORT_DIR, certified_files, load_run, rounded_up
+from lconv_jax.errors import ConfigError
 from lconv_jax.files import write_atomically
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
@@ -315,6 +316,8 @@ def shorten(run_dir: str, **options: Any) -> list[dict[str, Any]]:
     experiment, network, _ = load_run(run_dir)
     dataset, delta = experiment.dataset, experiment.config.log.delta
     folder = os.path.join(run_dir, SHORT_DIR)
+    if os.path.islink(folder):
+        raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
     os.makedirs(folder, exist_ok=True)
     # What is there is read off the files themselves: what a table says of them may be wrong, and
     # names in it lead anywhere.

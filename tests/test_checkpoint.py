@@ -54,13 +54,53 @@ def test_a_field_that_a_state_does_not_have_leaves_no_trace(tmp_path):
     leaves = _state(3)
     state = TrainState(leaves["step"], leaves["params"], {}, optax.EmptyState())
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state)
+        checkpoints.save(3, state)
         _, restored = checkpoints.restore(_like(state))
     assert isinstance(restored, TrainState)
     assert restored.kept is None
     _assert_equal(restored, state)
-    on_disk = json.loads((tmp_path / "1" / "state" / "_METADATA").read_text())
+    on_disk = json.loads((tmp_path / "3" / "state" / "_METADATA").read_text())
     assert "kept" not in json.dumps(on_disk)
+
+
+def test_a_checkpoint_under_another_step_s_name_is_not_taken_for_that_step(tmp_path):
+    states = {
+        step: TrainState(jnp.int32(step), _state(step)["params"], {}, optax.EmptyState())
+        for step in (1, 2)
+    }
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state)
+    (tmp_path / "2").rename(tmp_path / "7")
+    (tmp_path / "²").mkdir()
+    (tmp_path / "009").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1, 7]
+        step, restored = checkpoints.restore(_like(states[1]))
+    assert step == 1
+    _assert_equal(restored, states[1])
+    assert (tmp_path / DAMAGED / "7").is_dir()
+
+
+def test_a_record_that_is_gone_is_damage(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "2" / "record")
+    with Checkpoints(tmp_path / "copy") as checkpoints:
+        step, _ = checkpoints.restore(_like(_state(0)))
+        assert (step, checkpoints.record(1)) == (1, {"device": 1})
+
+
+def test_nothing_is_moved_through_a_link(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "copy" / DAMAGED).symlink_to(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "copy" / "2" / "digests")
+    with (
+        pytest.raises(CheckpointError, match="no folder of its own"),
+        Checkpoints(tmp_path / "copy") as checkpoints,
+    ):
+        checkpoints.restore(_like(_state(0)))
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -232,6 +272,11 @@ def test_a_flipped_letter_of_a_name_is_damage(saved, tmp_path, name):
 def test_a_checkpoint_without_a_record_has_an_empty_one(saved, tmp_path):
     shutil.copytree(saved / "1", tmp_path / "run" / "1")
     shutil.rmtree(tmp_path / "run" / "1" / "record")
+    # As it was written before there were records.
+    parts = tmp_path / "run" / "1" / "_CHECKPOINT_METADATA"
+    account = json.loads(parts.read_text())
+    del account["item_handlers"]["record"]
+    parts.write_text(json.dumps(account))
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.restore(_like(_state(0)))[0] == 1
         assert checkpoints.record(1) == {}

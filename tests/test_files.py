@@ -1,8 +1,11 @@
 """Files are replaced whole, and only where they are said to be."""
 
+import os
+
+import numpy as np
 import pytest
 
-from lconv_jax import workdir
+from lconv_jax import analysis, metrics, workdir
 from lconv_jax.files import free_name, write_atomically
 from tests import tiny_config
 
@@ -27,7 +30,27 @@ def test_a_link_that_leads_elsewhere_is_not_followed(tmp_path):
     opened = workdir.open_workdir(run, tiny_config.get_config(), "0")
     with pytest.raises(OSError, match="lock"), opened:
         pass
+    (run / "filters.png").symlink_to(victim)
+    analysis.save_filters(np.ones((1, 3, 3, 3), np.float32), run / "filters.png")
+    assert not (run / "filters.png").is_symlink()
+    (run / "metrics.jsonl").symlink_to(tmp_path / "victim")
+    victim.write_text("")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        metrics.MetricsWriter(run, 0)
+    victim.write_text("kept")
     assert victim.read_text() == "kept"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("summary.json.tmp", ".lock", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match=r"summary\.json"):
+        write_atomically(tmp_path / "summary.json", "{}")
+    opened = workdir.open_workdir(tmp_path, tiny_config.get_config(), "0")
+    with pytest.raises(OSError, match="lock"), opened:
+        pass
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is no regular file"):
+        metrics.MetricsWriter(tmp_path, 0)
 
 
 def test_a_free_name_is_the_first_that_nothing_has(tmp_path):

@@ -11,6 +11,7 @@ from tests import tiny_config
 
 ELSEWHERE = (
     "s3://b/r",
+    "s3:/b/r",  # what pathlib makes of it
     "gs://b/r",
     "file:///tmp/r",
     "https://host/r",
@@ -38,7 +39,7 @@ def test_a_place_is_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert places.local("~/a", "x") == "/home/someone/a"
     assert places.local("a/../b", "x") == str(tmp_path / "b")
-    assert places.folder("s3:/b", "x") == str(tmp_path / "s3:" / "b")
+    assert places.folder("odd:/b", "x") == str(tmp_path / "odd:" / "b")
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lconv_jax.files import write_atomically
 
 # The inks of the largest positive and negative weight.
 _RED, _BLUE = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])
@@ -162,7 +165,9 @@ def save_filters(filters: NDArray[np.float32], path: str | os.PathLike[str]) -> 
     """Writes `picture(filters)` as a PNG."""
     from matplotlib import image  # here, so that importing the analysis loads no plotting
 
-    image.imsave(path, picture(filters))
+    drawn = io.BytesIO()
+    image.imsave(drawn, picture(filters), format="png")
+    write_atomically(path, drawn.getvalue())
 
 
 def _colours(values: NDArray[Any]) -> NDArray[Any]:

@@ -115,6 +115,11 @@ def _split(
             f"{path}: {found} axes where {axes} are expected. The files may have been exchanged: "
             f"compare them with those of {URL}"
         )
+    if 0 in images.shape[1:]:
+        raise dataset.DataError(
+            f"{images_path}: images of {images.shape[1]} × {images.shape[2]} pixels are empty. "
+            f"Take the file from a download of {URL}"
+        )
     if len(images) != len(labels):
         raise dataset.DataError(
             f"{images_path} has {len(images)} images, but {labels_path} {len(labels)} labels. "

@@ -294,7 +294,7 @@ def _parts(file_name: str, where: str) -> tuple[str, str, str]:
 def _prepared(folder: pathlib.Path | None) -> list[pathlib.Path]:
     """The ArrayRecord files of the newest version TFDS prepared there."""
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    place = (folder or pathlib.Path(default).expanduser()) / _TFDS_NAME
+    place = (folder or files.place(default)) / _TFDS_NAME
     versions = {path.parent for path in place.glob(f"*/{_TFDS_NAME}-train.array_record*")}
     if not versions:
         return []

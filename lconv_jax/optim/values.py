@@ -60,7 +60,7 @@ def _check_number(name: str, value: Any) -> None:
     else:
         try:
             array = np.asarray(None if isinstance(value, str) else value, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{name} must be {accepted}, got {value!r}") from None
         if not array.ndim and not (math.isfinite(array) and array >= 0):
             raise ValueError(f"{name} must be {accepted}, got {value!r}")
