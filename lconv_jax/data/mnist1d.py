@@ -41,6 +41,11 @@ def read(name: str, data_dir: str | os.PathLike[str] | None = None) -> dataset.S
     options.require(name, found, {"seed": (0 <= seed < 2**32, "in 0 … 2³² − 1")})
     # float64 [40], its parts, and float32.
     options.require_memory(name, 40 * 24.0 * (examples + test), "examples or test")
+    # A signal takes half a millisecond.
+    most = 200_000
+    options.require(
+        name, found, {"examples": (examples + test <= most, f"at most {most:,} with test")}
+    )
     try:
         with _global_state_kept():
             from mnist1d.data import get_dataset_args, make_dataset

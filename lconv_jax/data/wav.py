@@ -21,7 +21,7 @@ from lconv_jax.data import files
 RATES = (1_000, 1_000_000)
 REMEDY = "Record or copy it again, or remove it"
 _OPEN_END = 0xFFFFFFFF
-_PROBLEM = "damaged or not a WAV file"
+_PROBLEM = "damaged or not a WAV file of PCM or floating-point samples"
 
 
 class _Content(NamedTuple):

@@ -205,9 +205,10 @@ def _check_memory(name: str, options: dict[str, int], letters: int) -> None:
 
 def _folded(path: pathlib.Path, diacritics: bool) -> bytes:
     """The list as UTF-8, lower-cased, with or without marks, one word a line."""
-    text = files.read_text(path, "Mend its rights or remove it", otherwise="latin-1")
-    if "\n" not in text:
-        text = text.replace("\r", "\n")
+    text = files.read_text(path, "Make it readable or remove it", otherwise="latin-1")
+    if "\n" not in text:  # other ends of lines
+        for end in "\r\f\v\x85\u2028\u2029":
+            text = text.replace(end, "\n")
     return "".join(_fold(block, diacritics) for block in _blocks(text)).encode()
 
 

@@ -156,9 +156,7 @@ def choose(name: str, data_dir: str, folder: str, file: str) -> dict[Cell, dict[
         if config.optimizer.name == "beta_lasso":
             flat = dict(config_lib.flatten(config))
             grid = {key: [flat[key] * each for each in _BETA_LASSO[key]] for key in _BETA_LASSO}
-        # Another configuration makes other runs.
-        place = os.path.join(folder, config_lib.digest(config)[:8])
-        kept = runs.choose(str(cell), config, grid, place, file, of_set.chosen_by)
+        kept = runs.choose(str(cell), config, grid, folder, file, of_set.chosen_by)
         found[cell] = kept["changes"]
     return found
 

@@ -152,7 +152,7 @@ def choose(
     file: str,
     by: str = "validation/accuracy",
 ) -> dict[str, Any]:
-    """The best setting of a grid, found by a sweep in `folder`/<name>, and kept in a file by name.
+    """The best setting of a grid, found by a sweep below `folder`, and kept in a file by name.
 
     Each setting is kept once it is over. What the file has, for the same configuration and grid, is
     not found again, wherever the runs are by then.
@@ -164,8 +164,9 @@ def choose(
     Raises:
       ValueError: no setting finished; all diverged.
     """
+    digest = config_lib.digest(config)
     made_of = {
-        "config_sha256": config_lib.digest(config),
+        "config_sha256": digest,
         "grid": {key: list(values) for key, values in grid.items()},
         "chosen by": by,
     }
@@ -181,6 +182,8 @@ def choose(
     known = [setting["changes"] for setting in settings]
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     missing = [{key: [value] for key, value in p.items()} for p in points if p not in known]
+    # Runs of another configuration, of the preset as it was say, are left as they are.
+    workdir = os.path.join(folder, f"{name}, {digest[:8]}")
     # Settings train together where none is known yet.
     for part in missing if known else [grid]:
         before = settings
@@ -188,7 +191,7 @@ def choose(
         def report(result: Mapping[str, Any], before: list[dict[str, Any]] = before) -> None:
             keep(file, name, made_of | {"settings": before + _over(result, by)})
 
-        result = sweep.run(config, os.path.join(folder, name), part, report=report)
+        result = sweep.run(config, workdir, part, report=report)
         settings = before + _over(result, by)
     finished = [setting for setting in settings if setting[by] is not None]
     if not finished:

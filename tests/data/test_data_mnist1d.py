@@ -77,3 +77,10 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 def test_an_option_that_cannot_be_is_named(options, says):
     with pytest.raises(data.DataError, match=says):
         data.load(f"mnist1d:{options}")
+
+
+def test_more_than_a_minute_or_two_of_making_is_refused():
+    with pytest.raises(
+        data.DataError, match="examples = 1000000 must be at most 200,000 with test"
+    ):
+        data.load("mnist1d:examples=1000000,test=10")

@@ -125,8 +125,8 @@ def test_settings_are_chosen_once(tmp_path, monkeypatch):
     assert name == str(cell)
     assert found["changes"] == changes
     assert len(found["settings"]) == 4
-    (folder,) = runs_dir.glob("*/*")
-    assert folder.name == name
+    (folder,) = runs_dir.iterdir()
+    assert folder.name.startswith(f"{name}, ")
     for each in found["settings"]:
         rate, decay = each["changes"].values()
         one = f"optimizer.learning_rate={rate},optimizer.weight_decay={decay}/seed=0"
@@ -138,7 +138,7 @@ def test_settings_are_chosen_once(tmp_path, monkeypatch):
         assert other_data.choose("tiny", "", str(runs_dir), str(file)) == chosen
     monkeypatch.setitem(other_data.SETS, "tiny", tiny._replace(validation=80))
     other_data.choose("tiny", "", str(runs_dir), str(file))
-    assert len(list(runs_dir.glob("*/*"))) == 2
+    assert len(list(runs_dir.iterdir())) == 2
     assert json.loads(file.read_text())[name]["config_sha256"] != found["config_sha256"]
 
 
