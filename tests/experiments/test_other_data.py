@@ -52,7 +52,7 @@ def _file(name):
 def no_sweep(monkeypatch):
     """Sweeps raise _SweptError."""
 
-    def run(*_):
+    def run(*_, **__):
         raise _SweptError
 
     monkeypatch.setattr(sweep, "run", run)
