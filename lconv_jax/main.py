@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import app, flags
 
-from lconv_jax import cache, commands, distributed, places, train
+from lconv_jax import cache, commands, distributed, metrics, places, train
 from lconv_jax.errors import StoredError
 from lconv_jax.workdir import SUMMARY_FILE
 
@@ -73,11 +73,10 @@ def report(summary: dict[str, Any], workdir: str) -> str:
         f"{name} {last[f'sparsity/{name}/nonzeros']:,} of {size:,}"
         for name, size in weights.items()
     )
-    splits = {"test": "eval", "validation": "validation"}
     lines = [
         *(
             f"{split} accuracy: {last[f'{name}/accuracy']:.4f}"
-            for split, name in splits.items()
+            for split, name in metrics.PREFIXES.items()
             if f"{name}/accuracy" in last
         ),
         f"non-zero weights: {layers} (density {last['sparsity/density']:.4f})",

@@ -19,6 +19,8 @@ from lconv_jax.events import EventWriter
 from lconv_jax.files import free_name, naming, no_link, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+# What the metrics of a split begin with.
+PREFIXES = {"test": "eval", "validation": "validation"}
 # A histogram of more weights than this looks the same and takes seconds of the host's time.
 _HISTOGRAM_SIZE = 200_000
 # Edges of a histogram's bins, as TensorBoard draws them: 10 % apart on either side of 0.

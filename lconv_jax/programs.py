@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -79,7 +78,7 @@ def _check_memory(config: Any, shapes: TrainState) -> None:
     there = memory.host_bytes() if device is None else device
     needed = memory.largest_share(shapes) + memory.largest_share(shapes.params)
     if needed > there:
-        weights = sum(math.prod(kernel.shape) for kernel in models.kernels(shapes.params).values())
+        weights = sum(kernel.size for kernel in models.kernels(shapes.params).values())
         raise config_lib.ConfigError(
             f"config.model.alpha = {config.model.alpha}: {config.model.name} has {weights:,} "
             f"weights here, and state and gradients take {needed:,} bytes of the {there:,} that "

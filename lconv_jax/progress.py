@@ -9,7 +9,7 @@ from typing import Any
 
 from rich import console, progress
 
-from lconv_jax import distributed
+from lconv_jax import distributed, metrics
 
 
 class _Terminal:
@@ -56,7 +56,7 @@ def make_progress(
 
         def show(step: int, last: Mapping[str, Any]) -> None:
             text = f"loss {last['train/loss']:.3f}  density {last['sparsity/density']:.1%}"
-            for split, name in {"test": "eval", "validation": "validation"}.items():
+            for split, name in metrics.PREFIXES.items():
                 if f"{name}/accuracy" in last:
                     text += f"  {split} {last[f'{name}/accuracy']:.2%}"
             bar.update(task, completed=step, epoch=step / steps_per_epoch, text=text)

@@ -252,7 +252,7 @@ def evaluate_splits(
     key = steps.key_for(seed, steps.STATISTICS, step)
     result: dict[str, float] = {}
     for split in due:
-        name = {"test": "eval"}.get(split, split)
+        name = metrics.PREFIXES[split]
         if len(splits[split].labels):
             found = run_evaluation(state, splits["train"], splits[split], key)
             if not np.isfinite(found["loss"]):

@@ -21,7 +21,8 @@ def require(what: str, needed: float, remedy: str, most: int | None = None) -> N
     Raises:
       DataError: it needs more.
     """
-    accepted = min(memory.host_bytes(), memory.host_bytes() if most is None else most)
+    there = memory.host_bytes()
+    accepted = there if most is None else min(there, most)
     if needed > accepted:
         raise DataError(
             f"{what} would take {needed / 2**30:.3g} GiB of memory; at most "

@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 def measure(experiment: programs.Experiment) -> Cost:
     """Compiles a training program, and times a few steps of it if it fits."""
     kernels = models.kernels(experiment.state_shapes.params)
-    weights = sum(math.prod(kernel.shape) for kernel in kernels.values())
+    weights = sum(kernel.size for kernel in kernels.values())
     flops = 3 * programs.forward_flops(experiment)
     run_steps = programs.compile_train_steps(experiment)
     needed = together.bytes_needed(run_steps)

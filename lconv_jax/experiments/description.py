@@ -20,7 +20,6 @@ from lconv_jax import config as config_lib
 from lconv_jax.describe import code_lengths, describe, load_run
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.mdl.network import count_errors
 from lconv_jax.shorten import shorten
 from lconv_jax.tables import markdown
 from lconv_jax.workdir import read_config, read_summary
@@ -73,13 +72,14 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
     file, certificate, origin, experiment = describe(run_dir)
     test = experiment.dataset.test
     short = mdl.decode(file)
+    errors = mdl.count_errors(short, np.asarray(test.images), test.labels)
     summary = read_summary(run_dir) or {}
     result = {
         "network": os.path.basename(origin),
         "bytes": len(file),
         "units": [len(layer.bias) for layer in short.layers],
         "nonzeros": [int(np.count_nonzero(t.kernel)) for la in short.layers for t in la.terms],
-        "test_error": count_errors(short, np.asarray(test.images), test.labels) / len(test.labels),
+        "test_error": errors / len(test.labels),
         "bounds": certificate.bounds(),
         "codes": code_lengths(short),
         "frontier": [{k: v for k, v in row.items() if k != "file"} for row in frontier],

@@ -12,13 +12,12 @@ Source: Neyshabur, "Towards Learning Convolutions from Scratch", NeurIPS 2020, F
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.experiments.paper import DATA, Cell, Preset, Study
+from lconv_jax.experiments.paper import Cell, Preset, Study
 from lconv_jax.tables import markdown
 
 # Accuracies on training batches whose smallest networks are compared.
@@ -36,14 +35,12 @@ class Point(NamedTuple):
 
 def cells(sizes: Preset) -> list[Cell]:
     """Every width of the four networks under SGD, narrow ones first."""
-    lengths = sizes.epochs["figure2"]
-    found = [
+    return [
         Cell(model, paper.SGD, alpha, epochs)
-        for epochs in lengths
+        for epochs in sizes.epochs["figure2"]
         for model, widths in sizes.widths.items()
         for alpha in widths
     ]
-    return sorted(found, key=lambda cell: cell.epochs)
 
 
 def points(results: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
@@ -116,8 +113,7 @@ def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> No
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:
     """The table; draws the figure."""
     if results:
-        path = os.path.join(figures, f"figure2-{study.data}-{study.preset}.png")
-        draw(results, DATA[study.data], path)
+        draw(results, study.title, study.figure(figures, "figure2"))
     return table(results)
 
 

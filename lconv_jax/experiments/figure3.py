@@ -9,7 +9,6 @@ Source: Neyshabur, "Towards Learning Convolutions from Scratch", NeurIPS 2020, F
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.experiments.paper import BETA_LASSO, DATA, Cell, Preset, Study
+from lconv_jax.experiments.paper import BETA_LASSO, Cell, Preset, Study
 from lconv_jax.models import count_weights
 from lconv_jax.tables import markdown
 
@@ -76,8 +75,8 @@ def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) 
     """The table; draws the run of seed 0."""
     for cell, result in results.items():
         if cell.seed == 0:
-            path = os.path.join(figures, f"figure3-{study.data}-{study.preset}.png")
-            draw(cell, result, DATA[study.data], _classes(study), path)
+            path = study.figure(figures, "figure3")
+            draw(cell, result, study.title, _classes(study), path)
     return table(study, results)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from lconv_jax import analysis
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.experiments.paper import BETA_LASSO, DATA, SGD, Cell, Preset, Study
+from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import draw_finished, first_kernel
 from lconv_jax.tables import markdown
 
@@ -66,10 +66,9 @@ def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) 
         rows.append([cell, f"{count:,}", "–" if ratio is None else f"{ratio:.2f}"])
 
     def draw_panels(runs_dir: str, figures: str) -> None:
-        path = os.path.join(figures, f"figure4-{study.data}-{study.preset}.png")
         kernels = {cell: first_kernel(os.path.join(runs_dir, str(cell))) for cell in panels}
         filters = {cell: analysis.first_layer_filters(*each) for cell, each in kernels.items()}
-        draw(filters, DATA[study.data], path)
+        draw(filters, study.title, study.figure(figures, "figure4"))
 
     text = markdown(["run", "first layer: non-zeros", "locality"], rows)
     return text + draw_finished(draw_panels, study.folder("runs"), figures, panels)

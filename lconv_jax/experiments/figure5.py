@@ -9,7 +9,6 @@ Source: Neyshabur, "Towards Learning Convolutions from Scratch", NeurIPS 2020, F
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.experiments.paper import BETA_LASSO, DATA, SGD, Cell, Preset, Study
+from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import spread
 from lconv_jax.tables import markdown
 
@@ -80,8 +79,7 @@ def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> No
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:
     """The table; draws the figure."""
     if results:
-        path = os.path.join(figures, f"figure5-{study.data}-{study.preset}.png")
-        draw(results, DATA[study.data], path)
+        draw(results, study.title, study.figure(figures, "figure5"))
     return table(results)
 
 

@@ -28,7 +28,6 @@ from lconv_jax.experiments.runs import (
     MOST_SEEDS,
     choose,
     kept,
-    read_kept,
     run_all,
     with_overrides,
     with_seeds,
@@ -184,6 +183,14 @@ class Study(NamedTuple):
     def sizes(self) -> Preset:
         return PRESETS[self.preset]
 
+    @property
+    def title(self) -> str:
+        return DATA[self.data]
+
+    def figure(self, folder: str, name: str) -> str:
+        """The file of a figure of the paper."""
+        return os.path.join(folder, f"{name}-{self.data}-{self.preset}.png")
+
     def file(self, what: str = "") -> str:
         """The file of kept results, or of the settings chosen."""
         return os.path.join(self.results, f"{self.data}-{self.preset}{what}.json")
@@ -329,7 +336,7 @@ def filtered(
 
 def plan(study: Study, cells: Sequence[Cell]) -> str:
     """What training the cells takes: a Markdown row for each that is missing, and the sum."""
-    done, chosen = kept(study.file(), cells), read_kept(study.file("-choices"))
+    done = kept(study.file(), cells)
     jobs = []
     for _, group in itertools.groupby(
         sorted((cell for cell in cells if cell not in done), key=lambda cell: cell.chosen_as),
@@ -337,8 +344,7 @@ def plan(study: Study, cells: Sequence[Cell]) -> str:
     ):
         members = list(group)
         name, config, grid = choice_of(study, members[0])
-        found = chosen.get(name, {})
-        if "changes" not in found or found["config_sha256"] != config_lib.digest(config):
+        if "changes" not in runs.read_choice(name, config, grid, study.file("-choices")):
             trials = int(np.prod([len(values) for values in grid.values()]))
             jobs.append(costs.Job(f"choice of {name}", config, trials))
         jobs += [costs.Job(str(cell), config_for(study, cell), 1) for cell in members]

@@ -164,17 +164,10 @@ def choose(
     Raises:
       ValueError: no setting finished; all diverged.
     """
-    digest = config_lib.digest(config)
-    made_of = {
-        "config_sha256": digest,
-        "grid": {key: list(values) for key, values in grid.items()},
-        "chosen by": by,
-    }
-    found = read_kept(file).get(name, {})
-    if not made_of.items() <= found.items():
-        found = {}
+    found = read_choice(name, config, grid, file, by)
     if "changes" in found:
         return found
+    made_of = _made_of(config, grid, by)
     from lconv_jax import sweep  # here, as it imports this module
 
     print(f"choice of {name}", flush=True)
@@ -183,7 +176,7 @@ def choose(
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     missing = [{key: [value] for key, value in p.items()} for p in points if p not in known]
     # Runs of another configuration, of the preset as it was say, are left as they are.
-    workdir = os.path.join(folder, f"{name}, {digest[:8]}")
+    workdir = os.path.join(folder, f"{name}, {config_lib.digest(config)[:8]}")
     # Settings train together where none is known yet.
     for part in missing if known else [grid]:
         before = settings
@@ -201,6 +194,28 @@ def choose(
     found = made_of | {"changes": best["changes"], "settings": settings}
     keep(file, name, found)
     return found
+
+
+def read_choice(
+    name: str,
+    config: Any,
+    grid: Mapping[str, Sequence[Any]],
+    file: str,
+    by: str = "validation/accuracy",
+) -> dict[str, Any]:
+    """What a file keeps of a choice of this configuration and grid, without "changes" if it is not
+    ended; {} if there is nothing.
+    """
+    found = read_kept(file).get(name, {})
+    return found if _made_of(config, grid, by).items() <= found.items() else {}
+
+
+def _made_of(config: Any, grid: Mapping[str, Sequence[Any]], by: str) -> dict[str, Any]:
+    return {
+        "config_sha256": config_lib.digest(config),
+        "grid": {key: list(values) for key, values in grid.items()},
+        "chosen by": by,
+    }
 
 
 def _over(result: Mapping[str, Any], by: str) -> list[dict[str, Any]]:
@@ -347,7 +362,7 @@ def command(
         options = flags.FLAGS
         with train.errors_in_a_line():
             if train_missing and not options.show:
-                cache.enable(cache.default_directory())
+                cache.enable(None)
                 train_missing(options)
             commands.say(show(options))
 

@@ -65,14 +65,17 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     head += ["400 epochs, %", "4000 epochs, %"]
     rows = []
     for model in MODELS:
-        found = {cell: result for cell, result in results.items() if cell.model == model}
-        weights = {sum(result["weights"].values()) / 1e6 for result in found.values()}
+        weights = {
+            sum(result["weights"].values()) / 1e6
+            for cell, result in results.items()
+            if cell.model == model
+        }
         rows.append(
             [
                 model,
                 str(study.sizes.alpha[model]),
                 *([f"{max(weights):.3g}"] if weights else ["–"]),
-                *(accuracy(found, epochs) for epochs in lengths),
+                *(spread(accuracies(results, model, epochs), ".2f") for epochs in lengths),
                 f"{PUBLISHED_WEIGHTS[model]:g}",
                 *(f"{value:.2f}" for value in PUBLISHED[study.data][model]),
             ]
@@ -80,14 +83,13 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-def accuracy(results: Mapping[Cell, Mapping[str, Any]], epochs: int) -> str:
-    """Test accuracy in % over the seeds of runs of this length."""
-    values = [
+def accuracies(results: Mapping[Cell, Mapping[str, Any]], model: str, epochs: int) -> list[float]:
+    """Test accuracies in % of a network's runs of this length, one a seed."""
+    return [
         100 * result["metrics"]["eval/accuracy"]
         for cell, result in results.items()
-        if cell.epochs == epochs
+        if (cell.model, cell.epochs) == (model, epochs)
     ]
-    return spread(values, ".2f")
 
 
 def order(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
@@ -96,13 +98,7 @@ def order(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     mean = {
         model: sum(values) / len(values)
         for model in MODELS
-        if (
-            values := [
-                result["metrics"]["eval/accuracy"]
-                for cell, result in results.items()
-                if cell.model == model and cell.epochs == longest
-            ]
-        )
+        if (values := accuracies(results, model, longest))
     }
     published = {model: PUBLISHED[study.data][model][0] for model in mean}
     ours, theirs = (

@@ -56,9 +56,9 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     head = ["model", "training", "α", "epochs", "test accuracy, %", "non-zeros by layer"]
     head += ["density, %", "locality", "paper, 4000 epochs, %"]
     rows = []
-    column = list(paper.DATA).index(study.data)
+    column, groups = list(paper.DATA).index(study.data), over_seeds(results)
     for (model, method), published in PUBLISHED.items():
-        for cell, found in over_seeds(results).items():
+        for cell, found in groups.items():
             if (cell.model, cell.method) != (model, method):
                 continue
             last = found[0]["metrics"]
