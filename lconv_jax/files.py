@@ -20,20 +20,30 @@ def write_atomically(path: str | os.PathLike[str], contents: str | bytes) -> Non
     os.replace(temporary, path)
 
 
-def no_link(path: str, flags: int) -> int:
-    """An opener for `open` that takes a regular file of this very path.
+class NotRegularError(OSError):
+    """What is no file of data: a pipe, a device or a folder."""
 
-    A symbolic link may lead out of a run directory, and a pipe would be waited for.
+
+def regular(path: str, flags: int) -> int:
+    """An opener for `open` that takes regular files only: a pipe would be waited for.
+
+    Raises:
+      NotRegularError: the path is none.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(errno.EINVAL, "is no regular file", path)
+    return descriptor
+
+
+def no_link(path: str, flags: int) -> int:
+    """As `regular`, of this very path: a symbolic link may lead out of a run directory.
 
     Raises:
       OSError: the path is a link, a pipe or a device.
     """
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file", path)
-    return descriptor
+    return regular(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def free_name(path: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 
 from lconv_jax.errors import ConfigError
+from lconv_jax.files import NotRegularError, regular
 
 # Of those that are in use, `pathlib` may have made one slash of two.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:s3|gs|gcs|az|abfss?|hdfs|https?|file):/")
@@ -80,13 +80,10 @@ def read(path: str | os.PathLike[str]) -> bytes:
       ConfigError: the path is no regular file.
       OSError: it cannot be read now.
     """
-    with open(path, "rb", opener=_open_regular) as file:
-        return file.read()
-
-
-def _open_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ConfigError(f"{path} is no regular file; give another, or move it elsewhere")
-    return descriptor
+    try:
+        with open(path, "rb", opener=regular) as file:
+            return file.read()
+    except NotRegularError:
+        raise ConfigError(
+            f"{path} is no regular file; give another, or move it elsewhere"
+        ) from None
