@@ -52,6 +52,10 @@ STOPPING = (
 SECONDS_PER_CALL = 10.0
 # Largest levels that a description on the way is tried with; `lconv_jax.describe` tries more.
 _DEPTHS = (3, 7, 15)
+_DIVERGED = (
+    "Lower config.optimizer.learning_rate, or l1, weight_decay or data.noise where they are large; "
+    "or check the data for extreme values; and start in another --workdir"
+)
 # Units of the first layer that pictures and histograms are made of.
 _SHOWN_UNITS = 4096
 
@@ -258,8 +262,7 @@ def evaluate_splits(
             if not np.isfinite(found["loss"]):
                 raise TrainingError(
                     f"the loss on the {split} set is not finite at step {step}; the state is "
-                    f"not saved, the checkpoint before it is kept. Lower "
-                    "config.optimizer.learning_rate and start in another --workdir"
+                    f"not saved, the checkpoint before it is kept. {_DIVERGED}"
                 )
             result |= {f"{name}/{what}": value for what, value in found.items()}
     return result
@@ -307,10 +310,8 @@ def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> 
     at = step + (wrong[0] + 1 if wrong.size else len(losses))
     kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
     raise TrainingError(
-        f"the {'loss' if wrong.size else 'state'} is not finite at "
-        f"step {at}; nothing of it was "
-        f"saved, {kept}. Lower config.optimizer.learning_rate, or check the data for extreme "
-        "values, and start in another --workdir"
+        f"the {'loss' if wrong.size else 'state'} is not finite at step {at}; nothing of it was "
+        f"saved, {kept}. {_DIVERGED}"
     )
 
 

@@ -21,7 +21,7 @@ from lconv_jax.data.records import DataError
 
 AGAIN = "Write or copy it again"
 _BLOCK = 1 << 24
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 # The first bytes of files that are no text, and what they are.
 _OTHERS = {
     b"BZh": "compressed by bzip2",
@@ -120,7 +120,7 @@ def opened(path: pathlib.Path, remedy: str = AGAIN, unpack: bool = True) -> Iter
             what = "a folder" if stat.S_ISDIR(mode) else "no regular file, but a FIFO or device"
             raise DataError(f"{path}: is {what}. {remedy}")
         file: IO[bytes] = stack.enter_context(open(path, "rb"))
-        if unpack and file.read(len(_GZIP)) == _GZIP:
+        if unpack and file.read(len(GZIP)) == GZIP:
             file.seek(0)
             stack.enter_context(
                 reading(path, remedy, "truncated or damaged gzip file, or not read to its end")

@@ -68,13 +68,18 @@ def read_npz(path: str | os.PathLike[str]) -> dataset.Source:
         files.opened(path, unpack=False) as file,
         files.reading(path, files.AGAIN, "damaged or not an .npz file"),
     ):
-        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+        begins = file.read(6)
+        if begins.startswith(files.GZIP):
+            raise dataset.DataError(f"{path}: is compressed by gzip as a whole. Unpack it (gunzip)")
+        if begins == np.lib.format.MAGIC_PREFIX:
             raise dataset.DataError(
                 f"{path}: not an .npz file, but a single array. Write all arrays with numpy.savez"
             )
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
             found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(found) < len(archive.infolist()):
+                raise dataset.DataError(f"{path}: holds two arrays of one name. {_WRITE}")
             names = _names(path, found)
             splits = {
                 split: _split(path, archive, found, names, split)

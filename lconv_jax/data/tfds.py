@@ -115,7 +115,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[st
             return read_only_builder.builder_from_directory(str(folder))
     known = tensorflow_datasets.list_builders(with_community_datasets=False)
     base = name.split("/")[0].split(":")[0]
-    where = data_dir or "TFDS's default folder (~/tensorflow_datasets, or TFDS_DATA_DIR)"
+    where = data_dir or _default_folder()
     if base not in known:
         close = difflib.get_close_matches(base, [*others, *known], 3)
         raise NotPreparedError(
@@ -124,6 +124,15 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[st
             "Correct the name, or give the path of an .npz file",
         )
     raise NotPreparedError(f"{name}: not prepared in {where}", _prepare_command(name, data_dir))
+
+
+def _default_folder() -> str:
+    """Where TFDS looks by default, in words."""
+    set_by_user = os.environ.get("TFDS_DATA_DIR")
+    if set_by_user is None:
+        return "TFDS's default folder (~/tensorflow_datasets; none is set as TFDS_DATA_DIR)"
+    missing = "" if os.path.isdir(os.path.expanduser(set_by_user)) else ", which is no folder"
+    return f"TFDS_DATA_DIR ({set_by_user}{missing})"
 
 
 def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path | None:

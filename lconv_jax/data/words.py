@@ -5,8 +5,8 @@
 
 A word list is a text file with one word a line, and a class: UTF-8, UTF-16 or 32 with a byte order
 mark, or else Latin-1; compressed by gzip or not. What is no part of the word is left out: blanks at
-the ends, a count before or behind the word, what follows a tab, and the flags of spelling checkers
-(`word/FLAGS`).
+the ends, a count before or behind the word, what follows a tab, comma or semicolon, and the flags
+of spelling checkers (`word/FLAGS`).
 
 Without `data_dir` the lists are Debian's, in /usr/share/dict: packages wamerican (or wbritish),
 wfrench, wngerman, witalian, wspanish, wportuguese, wdutch and wpolish, those that are there. With
@@ -92,10 +92,10 @@ DEFAULTS = {
 }
 _RAREST = 1 / 2000
 # What stands beside a word: blanks and a count before it; after it a spelling checker's flags, a
-# count, or anything after a tab; and blanks.
+# count, or anything after a tab, comma or semicolon; and blanks.
 _BESIDE = re.compile(
     r"^[ \t]+(?:\d+[ \t]+)?|^\d+[ \t]+"
-    r"|(?<![ \t])(?=[/ \t])(?:/[^\s/]*)?(?: *\t.*| +[\d.,]+)?[ \t]*$",
+    r"|(?<![ \t])(?=[/ \t,;])(?:/[^\s/,;]*)?(?: *[\t,;].*| +[\d.,]+)?[ \t]*$",
     re.MULTILINE,
 )
 _BLOCK = 1 << 22  # bytes of a list that are looked at together
@@ -228,7 +228,7 @@ def _decoded(text: bytes) -> Iterator[str]:
 def _fold(text: str, diacritics: bool) -> str:
     text = text.lower().replace("\r", "").replace("\ufeff", "")
     # Seldom anything, and slow to look for.
-    if any(sign in text for sign in " \t/"):
+    if any(sign in text for sign in " \t/,;"):
         text = _BESIDE.sub("", text)
     if diacritics:
         return unicodedata.normalize("NFC", text)
