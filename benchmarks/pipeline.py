@@ -32,7 +32,9 @@ from benchmarks import common
 from lconv_jax import config as config_lib
 from lconv_jax import data
 from lconv_jax.parallel import sharding
-from lconv_jax.training import programs, steps, streaming
+from lconv_jax.training import programs, rng, streaming
+from lconv_jax.training.inputs import make_augment, make_preprocess
+from lconv_jax.training.setup import prepare
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
 EXAMPLES, CLASSES, CROP = 10_000, 10, 4
@@ -86,18 +88,18 @@ def input_program(
     config: Any, shape: tuple[int, ...], augment: Any, count: int
 ) -> Callable[..., jax.Array]:
     """The compiled (train) -> last batch of `count` steps' inputs, made one after another."""
-    size, arrange = config.train.batch_size, steps.make_arrange(config, shape)
+    size, preprocess = config.train.batch_size, make_preprocess(config, shape)
     per_epoch = EXAMPLES // size
 
     @jax.jit
     def run(train_split: data.Split) -> jax.Array:
         def epoch(number: Any, inputs: jax.Array) -> jax.Array:
-            order = steps.epoch_order(config.seed, number, EXAMPLES)
+            order = rng.epoch_order(config.seed, number, EXAMPLES)
 
             def step(index: Any, inputs: jax.Array) -> jax.Array:
                 chosen = lax.dynamic_slice(order, (index * size,), (size,))
-                key = steps.key_for(config.seed, steps.AUGMENT, number * per_epoch + index)
-                return arrange(augment(key, train_split.images[chosen]))
+                key = rng.key_for(config.seed, rng.AUGMENT, number * per_epoch + index)
+                return preprocess(augment(key, train_split.images[chosen]))
 
             left = count - number * per_epoch
             return lax.fori_loop(0, jnp.minimum(left, per_epoch), step, inputs)
@@ -110,7 +112,7 @@ def input_program(
 
 def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable[[], Any]:
     """The function that takes `count` training steps from step 0, as a run does."""
-    experiment = programs.prepare(config, dataset)
+    experiment = prepare(config, dataset)
     plan, mesh = experiment.plan, experiment.mesh
     run_steps = programs.compile_train_steps(experiment)
     states = [programs.initial_state(experiment)]
@@ -166,8 +168,8 @@ def measure(
     )
     from_disk = prepare_tfds(splits, folder)
     resident = jax.device_put(in_memory.train)
-    inputs = {"input alone": steps.make_augment(config)}
-    inputs |= {f"input, {way.__name__.replace('_', ' ')}": way for way in WAYS if args.ways}
+    ways = {"input alone": make_augment(config)}
+    ways |= {f"input, {way.__name__.replace('_', ' ')}": way for way in WAYS if args.ways}
 
     def making(augment: Any) -> Callable[[], Any]:
         run = input_program(config, shape, augment, args.steps)
@@ -175,7 +177,7 @@ def measure(
 
     timed = {
         STEP: training_program(config, in_memory, args.steps),
-        **{name: making(augment) for name, augment in inputs.items()},
+        **{name: making(augment) for name, augment in ways.items()},
         f"{STEP}, streamed from memory": training_program(config, from_host, args.steps),
         f"{STEP}, streamed from disk": training_program(config, from_disk, args.steps),
         "reading alone, from memory": reading_program(config, from_host.train, args.steps),

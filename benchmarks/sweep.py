@@ -24,8 +24,9 @@ from absl import logging
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
 from lconv_jax.training import lanes, programs
+from lconv_jax.training.setup import Setup, prepare
 
 _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.crop": 3}
 _DIGITS = {"data.name": "digits", "data.validation": 200, "data.crop": 1, "train.batch_size": 128}
@@ -38,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def experiments_of(changes: dict[str, Any], count: int) -> list[programs.Experiment]:
+def experiments_of(changes: dict[str, Any], count: int) -> list[Setup]:
     """`count` settings that one program trains."""
     base = {
         "optimizer.learning_rate": 0.5,
@@ -48,8 +49,7 @@ def experiments_of(changes: dict[str, Any], count: int) -> list[programs.Experim
     }
     config = with_overrides(config_lib.base_config(), base | changes)
     return [
-        programs.prepare(with_overrides(config, {"optimizer.beta": 5.0 * index}))
-        for index in range(count)
+        prepare(with_overrides(config, {"optimizer.beta": 5.0 * index})) for index in range(count)
     ]
 
 
@@ -58,7 +58,7 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     count = args.together
     experiments = experiments_of(changes, count)
     config, plan = experiments[0].config, experiments[0].plan
-    whole = lanes.undivided(config)
+    whole = lanes.load_whole(config)
     split = jax.device_put(whole.train)
     own_split = jax.device_put(experiments[0].dataset.train)
     steps = jnp.int32(plan.steps_per_epoch)
@@ -111,7 +111,7 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     return result
 
 
-def _whole_runs(experiments: list[programs.Experiment], how: str, program: Any, whole: Any) -> None:
+def _whole_runs(experiments: list[Setup], how: str, program: Any, whole: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [
             lanes.Run(experiment, os.path.join(folder, str(index)))

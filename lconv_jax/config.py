@@ -245,6 +245,12 @@ def unflatten(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(nested)
 
 
+def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of a configuration with dotted keys replaced."""
+    flat = dict(flatten(config)) | dict(overrides)
+    return unflatten(flat)
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Checks names, types, ranges and combinations.
 

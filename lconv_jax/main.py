@@ -14,6 +14,7 @@ from lconv_jax.parallel import distributed
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.workdir import SUMMARY_FILE
 from lconv_jax.terminal import commands
+from lconv_jax.terminal.ending import run_errors_in_a_line
 from lconv_jax.training import loop
 
 # Those that say which processes there are.
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    with loop.errors_in_a_line():
+    with run_errors_in_a_line():
         places.folder(given.workdir, "--workdir")
         processes = given.coordinator_address, given.num_processes, given.process_id
         distributed.initialize(

@@ -9,11 +9,12 @@ import jax
 import pytest
 from absl import flags
 
-from lconv_jax import describe, main, predict, shorten, sweep
+from lconv_jax import describe, errors, main, predict, shorten, sweep
 from lconv_jax.errors import ConfigError
+from lconv_jax.host.signals import STOPPING, deferred_signals
 from lconv_jax.parallel import distributed
 from lconv_jax.terminal import commands
-from lconv_jax.training import loop
+from lconv_jax.terminal.ending import run_errors_in_a_line
 
 COMMANDS = (main, sweep, describe, predict, shorten)
 OWN = {"config", "workdir", "grid", "out", "split", "depth"}
@@ -95,7 +96,7 @@ def test_a_configuration_file_is_called_with_its_argument():
     assert config.is_locked
 
 
-@pytest.mark.parametrize("guard", [commands.errors_in_a_line, loop.errors_in_a_line])
+@pytest.mark.parametrize("guard", [commands.errors_in_a_line, run_errors_in_a_line])
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
@@ -121,7 +122,7 @@ def test_what_a_user_can_mend_ends_a_command_with_a_line(guard, error, status, s
 
 
 def test_another_error_of_jax_is_not_taken_for_want_of_memory():
-    with pytest.raises(jax.errors.JaxRuntimeError), loop.errors_in_a_line():
+    with pytest.raises(jax.errors.JaxRuntimeError), run_errors_in_a_line():
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
@@ -202,24 +203,24 @@ def test_a_summary_that_says_too_little_is_named():
 
 def test_every_signal_to_stop_is_deferred():
     # After any of them an interrupt is none that waits.
-    numbers = [signal.SIGINT, *(set(loop.STOPPING) - {signal.SIGINT})]
+    numbers = [signal.SIGINT, *(set(STOPPING) - {signal.SIGINT})]
     assert {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} < set(numbers)
     before = [signal.getsignal(number) for number in numbers]
-    with loop.deferred_signals() as received:
+    with deferred_signals() as received:
         for number in numbers:
             signal.raise_signal(number)
-        with loop.deferred_signals() as inner:
+        with deferred_signals() as inner:
             assert inner is received
     assert received == numbers
     assert [signal.getsignal(number) for number in numbers] == before
     for number in numbers:
-        assert number.name in str(loop.Stopped(number, 3))
+        assert number.name in str(errors.Stopped(number, 3))
 
 
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
     try:
-        with loop.deferred_signals() as received:
+        with deferred_signals() as received:
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGUSR1)
         assert received == [signal.SIGUSR1]
@@ -228,7 +229,7 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
 
 
 def test_a_second_interrupt_comes_at_once():
-    with loop.deferred_signals() as received:
+    with deferred_signals() as received:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -12,8 +12,8 @@ import pytest
 
 from lconv_jax import config, data, mdl
 from lconv_jax.compression import certify, export
+from lconv_jax.config import with_overrides
 from lconv_jax.describe import describe, load_run
-from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.rundir.metrics import read_metrics
 from lconv_jax.shorten import FRONTIER_FILE, shorten

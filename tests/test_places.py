@@ -5,8 +5,8 @@ import os
 import pytest
 
 from lconv_jax import config
+from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError
-from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.host import cache, places
 from lconv_jax.rundir import workdir
 from lconv_jax.training import loop

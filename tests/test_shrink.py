@@ -12,7 +12,12 @@ from flax import linen as nn
 
 from lconv_jax import beta_lasso, data, models
 from lconv_jax.rundir import metrics
-from lconv_jax.training import evaluation, loop, programs, shrinking, steps
+from lconv_jax.training import evaluation, loop, programs, rng, shrinking
+from lconv_jax.training.inputs import Inputs
+from lconv_jax.training.setup import prepare
+from lconv_jax.training.shrinker import Shrinker
+from lconv_jax.training.state import TrainState
+from lconv_jax.training.steps import make_train_steps
 from tests import tiny_config
 from tests.helpers import in_dtype
 from tests.test_resume import _assert_same_run, _start
@@ -58,18 +63,20 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
     config = _config(**changes)
     config.optimizer.l1.update(l1)
     with jax.enable_x64(True):
-        whole = in_dtype(programs.prepare(config), jnp.float64)
+        whole = in_dtype(prepare(config), jnp.float64)
         split = jax.device_put(whole.dataset.train)
         state, _ = _advance(whole, programs.initial_state(whole), split, 25)
-        keep = programs.smaller(whole, state, split)
+        shrinker = Shrinker(whole)
+        keep = shrinker.choose(state, split)
         assert keep is not None, "nothing died; the test says nothing"
-        small, smaller_state = programs.restricted(whole, _copy(state), keep)
+        smaller_state = shrinker.restrict(_copy(state), keep)
+        small = shrinker.current
         state, want = _advance(whole, state, split, 92)
         smaller_state, got = _advance(small, smaller_state, split, 92)
         assert len(got) > 1000
         np.testing.assert_allclose(got, want, rtol=1e-8)
 
-        back = programs.make_expand(whole, small)(smaller_state)
+        back = shrinker.expand(smaller_state)
         kept = {name: np.asarray(mask) for name, mask in back.kept.items()}
         assert not all(mask.all() for mask in kept.values())
         rows = slice(None)
@@ -85,10 +92,10 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
 
 def _predictions(experiment, state):
     statistics = evaluation.make_statistics(
-        experiment.model, lambda key, x: x, data.normalize, 128, experiment.mesh
+        experiment.model, Inputs(lambda key, x: x, data.normalize), 128, experiment.mesh
     )
     images = experiment.dataset.train.images
-    stats = statistics(state.params, state.batch_stats, images, steps.key_for(0, steps.STATISTICS))
+    stats = statistics(state.params, state.batch_stats, images, rng.key_for(0, rng.STATISTICS))
     variables = {"params": state.params, "batch_stats": stats}
     inputs = data.normalize(experiment.dataset.test.images)
     return np.argmax(experiment.model.apply(variables, inputs), -1)
@@ -98,23 +105,19 @@ def _predictions(experiment, state):
 def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps():
     config = _config()
     config.optimizer.l1.update({"conv": 8e-3, "fc": 8e-3})
-    whole = programs.prepare(config)
+    whole = prepare(config)
     split = jax.device_put(whole.dataset.train)
     state, _ = _advance(whole, programs.initial_state(whole), split, 25)
-    keep = programs.smaller(whole, state, split)
-    small, _ = programs.restricted(whole, state, keep)
+    shrinker = Shrinker(whole)
+    keep = shrinker.choose(state, split)
+    shrinker.restrict(state, keep)
+    small = shrinker.current
     hidden = shrinking.hidden_layers(whole.model, (8, 8, 1))
-
-    def stepper(experiment):
-        arrange = steps.make_arrange(config, (8, 8, 1))
-        return steps.make_train_steps(
-            config, experiment.model, experiment.plan, arrange, experiment.mesh
-        )
 
     def both(state, _):
         small_state = shrinking.restrict(hidden, whole.plan.tx, state, keep)
-        small_state, rows = stepper(small)(small_state, split, 1)
-        state, whole_rows = stepper(whole)(state, split, 1)
+        small_state, rows = make_train_steps(small)(small_state, split, 1)
+        state, whole_rows = make_train_steps(whole)(state, split, 1)
         again = shrinking.restrict(hidden, whole.plan.tx, state, keep)
 
         def differ(a, b):
@@ -158,7 +161,7 @@ def _state(weights_in=0.0, weights_out=0.0, bias=-1.0, momentum=False, **trace):
         moved["fc1"]["kernel"] = moved["fc1"]["kernel"].at[0, 0].set(trace.get("kernel", 0.0))
         moved["bn_fc1"]["bias"] = moved["bn_fc1"]["bias"].at[0].set(trace.get("bias", 0.0))
         opt_state = optax.tree.set(opt_state, trace=moved)
-    return steps.TrainState(jnp.int32(0), params, {}, opt_state)
+    return TrainState(jnp.int32(0), params, {}, opt_state)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
         *(x, True),
         mutable=["batch_stats"],
     )
-    state = steps.TrainState(jnp.int32(0), params, updated["batch_stats"], tx.init(params))
+    state = TrainState(jnp.int32(0), params, updated["batch_stats"], tx.init(params))
     hidden = shrinking.hidden_layers(model, x.shape[1:])
     # The running mean of a unit without inputs is 0, as it is in a run of some length.
     stats = state.batch_stats

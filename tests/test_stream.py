@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import data, mdl, models, sweep
+from lconv_jax import data, errors, mdl, models
 from lconv_jax.compression import certify
+from lconv_jax.experiments import sweeps
 from lconv_jax.parallel import sharding
-from lconv_jax.training import evaluation, loop, programs, steps, streaming
+from lconv_jax.training import evaluation, loop, rng, streaming
+from lconv_jax.training.inputs import make_inputs
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.data import tfds_made
 from tests.helpers import final_digests, timeless
@@ -82,7 +85,7 @@ def in_memory(folder, tmp_path_factory):
 def test_a_set_is_streamed_if_it_is_larger_than_the_limit(folder, limit, streamed):
     config = _config(folder)
     config.data.device_limit_gib = limit
-    dataset = programs.prepare(config).dataset
+    dataset = prepare(config).dataset
     assert data.is_streamed(dataset.train) is data.is_streamed(dataset.test) is streamed
     size = data.nbytes(dataset.train, dataset.validation, dataset.test)
     assert size == sum(COUNTS.values()) * EXAMPLE_BYTES
@@ -118,7 +121,7 @@ def test_a_streamed_run_stopped_in_the_middle_has_the_bits_of_one_in_memory(
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0.0)  # one step a call
     config = _config(folder)
     config.data.device_limit_gib = SMALLER
-    with pytest.raises(loop.Stopped, match="saved at step 17;"):
+    with pytest.raises(errors.Stopped, match="saved at step 17;"):
         loop.train_and_evaluate(config, tmp_path)
     summary = loop.train_and_evaluate(config, tmp_path)
     # Step 17 ends neither an epoch, of 11 steps, nor a chunk, of 5.
@@ -163,7 +166,7 @@ def test_a_batch_is_a_function_of_seed_and_step(folder):
     batches = streaming.training_batches(split, 7, 32, 39, rows)
     assert len(batches) == 39
     for step in (38, 0, 12, 13, 26, 1):  # 13 steps an epoch, in any order
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), steps.ORDER), step // 13)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), rng.ORDER), step // 13)
         start = step % 13 * 32
         chosen = np.asarray(jax.random.permutation(key, 430))[start : start + 32][rows]
         np.testing.assert_array_equal(batches[step].images, images[chosen])
@@ -292,8 +295,7 @@ def test_evaluation_in_batches_larger_than_the_set_is_that_in_memory(folder):
     model = models.create("s_fc", alpha=2, num_classes=CLASSES)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(jax.random.key(1), np.zeros((2, *SHAPE), np.float32))
-    arrange, augment = steps.make_arrange(config, SHAPE), steps.make_augment(config)
-    given = model, augment, arrange, batch_size, sharding.make_mesh(1)
+    given = model, make_inputs(config, SHAPE), batch_size, sharding.make_mesh(1)
     key = jax.random.key(3)
     statistics = evaluation.make_statistics(*given)
     params, batch_stats = variables["params"], variables["batch_stats"]
@@ -401,7 +403,7 @@ def test_a_sweep_of_a_streamed_set_is_refused(folder, tmp_path):
     config = _config(folder)
     config.data.device_limit_gib = SMALLER
     with pytest.raises(ValueError, match=r"config\.data\.stream = 'auto': .* set it to never"):
-        sweep.run(config, tmp_path / "sweep", {"optimizer.beta": [0.0, 10.0]})
+        sweeps.run(config, tmp_path / "sweep", {"optimizer.beta": [0.0, 10.0]})
     assert not (tmp_path / "sweep").exists()
 
 

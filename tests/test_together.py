@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from lconv_jax import data, models
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.training import lanes, loop, programs, steps
+from lconv_jax.rundir.workdir import open_workdir
+from lconv_jax.training import lanes, loop, programs, rng
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import final_digests, in_dtype, timeless
 
@@ -35,7 +37,7 @@ def _configs(**changes):
 def compiled():
     """(configurations, undivided data, program)."""
     configs = _configs()
-    whole = lanes.undivided(configs[0])
+    whole = lanes.load_whole(configs[0])
     return configs, whole, lanes.compile_together(lanes.prepare_together(configs), whole)
 
 
@@ -66,10 +68,8 @@ def finished(compiled, tmp_path_factory):
 )
 def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
     with jax.enable_x64(True):
-        experiments = [
-            in_dtype(programs.prepare(config), jnp.float64) for config in _configs(**changes)
-        ]
-        whole = lanes.undivided(experiments[0].config)
+        experiments = [in_dtype(prepare(config), jnp.float64) for config in _configs(**changes)]
+        whole = lanes.load_whole(experiments[0].config)
         program = lanes.compile_together(experiments, whole)
         differing = lanes.make_lanes(experiments, whole)
         alone = [programs.initial_state(experiment) for experiment in experiments]
@@ -181,14 +181,14 @@ def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path):
     runs = _runs(configs, tmp_path)
     shutil.copytree(finished / "0", tmp_path / "0")
     summary = (tmp_path / "0" / "summary.json").read_bytes()
-    experiment = runs[1].experiment
+    experiment = runs[1].setup
     state, _ = programs.compile_train_steps(experiment)(
         programs.initial_state(experiment), jax.device_put(experiment.dataset.train), jnp.int32(8)
     )
     folder = tmp_path / "1"
     digest = data.digest(experiment.dataset)
     with (
-        loop.open_workdir(folder, configs[1], digest),
+        open_workdir(folder, configs[1], digest),
         Checkpoints(folder / "checkpoints") as checkpoints,
     ):
         checkpoints.save(8, state)
@@ -222,7 +222,7 @@ def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
 
 def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
     config = with_overrides(tiny_config.get_config(), BASE | {"data.examples": 800, "seed": 7})
-    experiment, whole = programs.prepare(config), lanes.undivided(config)
+    experiment, whole = prepare(config), lanes.load_whole(config)
     kept, held_out = lanes.divided_rows(experiment, whole)
     for rows, split in (
         (kept, experiment.dataset.train),
@@ -235,8 +235,8 @@ def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_traced_seed_gives_the_keys_of_the_configured_one(seed):
-    traced = jax.jit(lambda seed: jax.random.key_data(steps.key_for(seed, steps.ORDER, 3)))
-    want = jax.random.key_data(steps.key_for(seed, steps.ORDER, 3))
+    traced = jax.jit(lambda seed: jax.random.key_data(rng.key_for(seed, rng.ORDER, 3)))
+    want = jax.random.key_data(rng.key_for(seed, rng.ORDER, 3))
     np.testing.assert_array_equal(traced(np.uint32(seed)), want)
 
 
@@ -260,8 +260,8 @@ def test_what_one_program_trains():
 
 def test_on_a_cpu_only_small_networks_train_together():
     small, large = (
-        programs.prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
+        prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
         for alpha in (4, 32)
     )
-    assert lanes.worthwhile(small) > 1000
-    assert lanes.worthwhile(large) == (1 if jax.default_backend() == "cpu" else 2**31)
+    assert lanes.most_together(small) > 1000
+    assert lanes.most_together(large) == (1 if jax.default_backend() == "cpu" else 2**31)

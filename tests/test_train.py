@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import analysis, data, mdl, models
+from lconv_jax import analysis, data, errors, mdl, models
 from lconv_jax.config import ConfigError
 from lconv_jax.rundir import metrics, workdir
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.training import evaluation, loop, programs, steps
+from lconv_jax.training import evaluation, inputs, loop, programs, steps
+from lconv_jax.training.inputs import Inputs, make_preprocess
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 
@@ -26,7 +28,7 @@ def finished(tmp_path_factory):
 
 
 def _restored(directory, config):
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         return experiment, *checkpoints.restore(experiment.state_shapes)
 
@@ -54,7 +56,7 @@ def test_logged_nonzeros_are_those_of_the_parameters(finished):
 
 def test_logged_estimates_follow_from_the_logged_counts(finished):
     directory, config, _ = finished
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     sizes = {name: k.size for name, k in models.kernels(experiment.state_shapes.params).items()}
     total, examples = sum(sizes.values()), len(experiment.dataset.train.labels)
     for line in metrics.read_metrics(directory):
@@ -119,7 +121,7 @@ def test_nonzeros_are_counted_exactly(shape):
 
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     ends = []
@@ -220,7 +222,7 @@ def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path,
 def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
     config = tiny_config.get_config("sgd")
     config.optimizer.learning_rate = 1e25
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     state, step, loss = programs.initial_state(experiment), 0, 0.0
@@ -228,7 +230,7 @@ def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
         state, rows = run(state, split, jnp.int32(1))
         step, loss = step + 1, float(rows["train/loss"][0])
     assert step > 1
-    with pytest.raises(loop.TrainingError, match=f"not finite at step {step}; nothing of it was"):
+    with pytest.raises(errors.TrainingError, match=f"not finite at step {step}; nothing of it was"):
         loop.train_and_evaluate(config, tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == []
@@ -245,7 +247,7 @@ def test_a_penalty_that_reaches_no_layer_is_refused(tmp_path):
 def test_reference_lr_sum_keeps_budget_and_threshold():
     config = tiny_config.get_config()
     config.optimizer.reference_lr_sum = 1000.0
-    effective = programs.prepare(config).plan.effective
+    effective = prepare(config).plan.effective
     assert effective["l1.conv * lr_sum"] == pytest.approx(4e-3 * 1000)
     assert effective["l1.conv * beta"] == pytest.approx(4e-3 * 10)
     assert effective["l1.conv"] > 4e-3
@@ -255,8 +257,8 @@ def test_permuted_pixels_are_the_same_pixels():
     config = tiny_config.get_config()
     config.data.permute = 1
     images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
-    shown = np.asarray(steps.make_arrange(config, (8, 8, 1))(jnp.asarray(images)))
-    order = steps.permutation(config.seed, (8, 8, 1))
+    shown = np.asarray(inputs.make_preprocess(config, (8, 8, 1))(jnp.asarray(images)))
+    order = inputs.permutation(config.seed, (8, 8, 1))
     assert sorted(order) == list(range(64))
     back = shown.reshape(2, 64)[:, np.argsort(order)].reshape(images.shape)
     np.testing.assert_array_equal(back, np.asarray(data.normalize(jnp.asarray(images))))
@@ -265,23 +267,23 @@ def test_permuted_pixels_are_the_same_pixels():
 @pytest.mark.parametrize("count", [5, 128, 300])
 def test_evaluation_counts_every_example_once(count):
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     state = programs.initial_state(experiment)
     split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), experiment.dataset.test)
     whole = jax.tree.map(jnp.asarray, experiment.dataset.train)
-    arrange = steps.make_arrange(config, (8, 8, 1))
+    preprocess = make_preprocess(config, (8, 8, 1))
     run = evaluation.make_evaluate(
-        experiment.model, lambda _, images: images, arrange, 128, experiment.mesh
+        experiment.model, Inputs(lambda _, images: images, preprocess), 128, experiment.mesh
     )
     key = jax.random.key(0)
     found = run(state, whole, split, key)
     batches = min(evaluation.BN_BATCHES, len(whole.labels) // 128)
     order = jax.random.permutation(jax.random.split(key)[0], len(whole.labels))
     chosen = order[: batches * 128].reshape(batches, 128)
-    inputs = jnp.stack([arrange(whole.images[index]) for index in chosen])
+    inputs = jnp.stack([preprocess(whole.images[index]) for index in chosen])
     stats = evaluation.pooled_batch_stats(experiment.model, state.params, state.batch_stats, inputs)
     variables = {"params": state.params, "batch_stats": stats}
-    logits = experiment.model.apply(variables, arrange(split.images), train=False)
+    logits = experiment.model.apply(variables, preprocess(split.images), train=False)
     correct = np.asarray(jnp.argmax(logits, -1) == split.labels)
     assert found["accuracy"] == correct.sum() / len(correct)
     log_p = jax.nn.log_softmax(logits)[np.arange(len(correct)), split.labels]
@@ -291,7 +293,7 @@ def test_evaluation_counts_every_example_once(count):
 def test_pooled_statistics_are_those_of_all_the_examples():
     # The first layer sees its inputs unnormalised, so pooling must be exact there.
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     state = programs.initial_state(experiment)
     inputs = data.normalize(jnp.asarray(experiment.dataset.train.images[:512])) + 3.0
     stats = evaluation.pooled_batch_stats(
@@ -309,7 +311,7 @@ def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path)
     summary = loop.train_and_evaluate(config, tmp_path)
     _, _, state = _restored(tmp_path, config)
     kernel = np.asarray(state.params["conv1"]["kernel"])
-    back = np.argsort(steps.permutation(config.seed, (8, 8, 1)))
+    back = np.argsort(inputs.permutation(config.seed, (8, 8, 1)))
     assert summary["locality"] == [
         analysis.locality(kernel[back], (8, 8, 1), min_nonzeros=least)._asdict()
         for least in (1, 10)

@@ -7,17 +7,12 @@ set as one likes: how the levels are chosen here is free, and only the file's le
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from flax import linen as nn
 
 from lconv_jax import data, mdl
-from lconv_jax.compression import export
 from lconv_jax.mdl.quantize import quantize
-from lconv_jax.parallel import distributed
-from lconv_jax.training import evaluation, steps
 
 # Largest levels that are tried for all layers at once, before layers are tried one by one.
 DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
@@ -81,38 +76,6 @@ def certify(file: bytes, train: data.Split, delta: float) -> Certificate:
 def count_errors(network: mdl.Network, split: data.Split) -> int:
     """The number of examples that an integer network gets wrong; streamed ones are read for it."""
     return sum(mdl.count_errors(network, *block) for block in data.blocks(split))
-
-
-def export_state(
-    config: Any,
-    model: nn.Module,
-    dataset: data.Dataset,
-    mesh: jax.sharding.Mesh,
-    state: Any,
-) -> mdl.Network:
-    """The floating-point network of a training state, on images as they are stored.
-
-    Normalisation is folded in with the statistics that evaluation uses at this step, and a
-    permutation of the pixels is undone.
-
-    Raises:
-      ValueError: the run permutes the pixels of a convolution or a local layer.
-    """
-    arrange = steps.make_arrange(config, dataset.image_shape)
-    make = evaluation.make_statistics
-    statistics = make(model, steps.make_augment(config), arrange, config.train.batch_size, mesh)
-    key = steps.key_for(config.seed, steps.STATISTICS, int(state.step))
-    stats = statistics(state.params, state.batch_stats, dataset.train.images, key)
-    variables = distributed.fetch({"params": state.params, "batch_stats": stats})
-    network = export.export(model, variables, dataset.image_shape, input_code="centred")
-    if dataset.train.images.dtype != np.uint8:
-        network = network._replace(input_code="fixed")
-    elif all(term.kind == "dense" for layer in network.layers for term in layer.terms):
-        # Without padding, dark backgrounds may as well be zero: biases become small numbers.
-        network = export.export(model, variables, dataset.image_shape, input_code="black")
-    if (seed := steps.permutation_seed(config)) is not None:
-        network = export.unpermute(network, steps.permutation(seed, dataset.image_shape))
-    return network
 
 
 def shortest_description(

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lconv_jax import config as config_lib
 from lconv_jax import data
-from lconv_jax.training import steps
+from lconv_jax.training import inputs, rng
 
 # Pixels of the sheet.
 _SIDE, _GAP, _BAND, _HEADER = 72, 4, 14, 22
@@ -39,8 +39,8 @@ def augmented(config: Any, examples: NDArray[Any], columns: int) -> list[NDArray
     Raises:
       DataError: an augmentation that the examples do not allow.
     """
-    augment = jax.jit(steps.make_augment(config))
-    keys = [steps.key_for(config.seed, steps.AUGMENT, column) for column in range(columns)]
+    augment = jax.jit(inputs.make_augment(config))
+    keys = [rng.key_for(config.seed, rng.AUGMENT, column) for column in range(columns)]
     return [examples, *(np.asarray(augment(key, examples)) for key in keys)]
 
 

@@ -14,6 +14,7 @@ from lconv_jax import data, models
 from lconv_jax.parallel import distributed, sharding
 from lconv_jax.terminal.tables import markdown
 from lconv_jax.training import lanes, programs
+from lconv_jax.training.setup import Setup, load, prepare
 
 # A program is timed for about this long, after a first call that is not counted.
 _SECONDS = 2.0
@@ -36,7 +37,7 @@ class Cost(NamedTuple):
     seconds: float  # of a step; NaN if it does not fit into this machine's memory
 
 
-def measure(experiment: programs.Experiment) -> Cost:
+def measure(experiment: Setup) -> Cost:
     """Compiles a training program, and times a few steps of it if it fits."""
     kernels = models.kernels(experiment.state_shapes.params)
     weights = sum(kernel.size for kernel in kernels.values())
@@ -73,11 +74,11 @@ def table(jobs: Sequence[Job]) -> str:
     for job in jobs:
         config = job.config
         which = (*config.data.items(),)
-        dataset = datasets[which] if which in datasets else programs.load(config)
+        dataset = datasets[which] if which in datasets else load(config)
         datasets[which] = dataset
         like = _like(config)
         if like not in measured:
-            measured[like] = measure(programs.prepare(config, dataset))
+            measured[like] = measure(prepare(config, dataset))
         cost = measured[like]
         steps = len(dataset.train.labels) // config.train.batch_size * config.train.epochs
         took = job.runs * steps * cost.seconds / 3600

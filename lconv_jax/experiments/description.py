@@ -18,7 +18,7 @@ import numpy as np
 from lconv_jax import analysis, mdl
 from lconv_jax import config as config_lib
 from lconv_jax.compression import certify
-from lconv_jax.describe import code_lengths, describe, load_run
+from lconv_jax.describe import code_lengths, describe
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.rundir import metrics
@@ -26,6 +26,7 @@ from lconv_jax.rundir.workdir import read_config, read_summary
 from lconv_jax.shorten import shorten
 from lconv_jax.terminal.tables import markdown
 from lconv_jax.training import loop
+from lconv_jax.training.exporting import load_run
 
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2

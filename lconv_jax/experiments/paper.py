@@ -23,15 +23,9 @@ from absl import flags
 
 from lconv_jax import config as config_lib
 from lconv_jax import data, models
+from lconv_jax.config import with_overrides
 from lconv_jax.experiments import costs, runs
-from lconv_jax.experiments.runs import (
-    MOST_SEEDS,
-    choose,
-    kept,
-    run_all,
-    with_overrides,
-    with_seeds,
-)
+from lconv_jax.experiments.runs import MOST_SEEDS, choose, kept, run_all, with_seeds
 from lconv_jax.rundir import metrics
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn_cropped": "SVHN"}

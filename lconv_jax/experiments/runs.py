@@ -30,13 +30,16 @@ from numpy.typing import NDArray
 
 from lconv_jax import analysis
 from lconv_jax import config as config_lib
-from lconv_jax.describe import load_run
+from lconv_jax.config import with_overrides
+from lconv_jax.experiments import sweeps
 from lconv_jax.host import cache, json_files
 from lconv_jax.host.files import write_atomically
 from lconv_jax.rundir.workdir import read_summary
 from lconv_jax.terminal import commands
+from lconv_jax.terminal.ending import run_errors_in_a_line
 from lconv_jax.terminal.tables import markdown
 from lconv_jax.training import loop
+from lconv_jax.training.exporting import load_run
 
 K = TypeVar("K", bound=Hashable)
 C = TypeVar("C", bound=NamedTuple)
@@ -52,12 +55,6 @@ _KEPT = (
     "device",
     "time/wall_seconds",
 )
-
-
-def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of a configuration with dotted keys replaced."""
-    flat = dict(config_lib.flatten(config)) | dict(overrides)
-    return config_lib.unflatten(flat)
 
 
 def get_config(name: str, *arguments: str, changes: Mapping[str, Any] | None = None) -> Any:
@@ -171,8 +168,6 @@ def choose(
     if "changes" in found:
         return found
     made_of = _made_of(config, grid, by)
-    from lconv_jax import sweep  # here, as it imports this module
-
     print(f"choice of {name}", flush=True)
     settings = found.get("settings", [])
     known = [setting["changes"] for setting in settings]
@@ -187,7 +182,7 @@ def choose(
         def report(result: Mapping[str, Any], before: list[dict[str, Any]] = before) -> None:
             keep(file, name, made_of | {"settings": before + _over(result, by)})
 
-        result = sweep.run(config, workdir, part, report=report)
+        result = sweeps.run(config, workdir, part, report=report)
         settings = before + _over(result, by)
     finished = [setting for setting in settings if setting[by] is not None]
     if not finished:
@@ -363,7 +358,7 @@ def command(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         options = flags.FLAGS
-        with loop.errors_in_a_line():
+        with run_errors_in_a_line():
             if train_missing and not options.show:
                 cache.enable(None)
                 train_missing(options)

@@ -133,6 +133,11 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
+def placement(shapes: Any) -> Any:
+    """The sharding of each leaf of a tree of shapes or arrays."""
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Every device holds all of it."""
     return NamedSharding(mesh, P())

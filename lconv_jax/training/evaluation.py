@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from lconv_jax import data
 from lconv_jax.parallel import sharding
 from lconv_jax.training import streaming
+from lconv_jax.training.inputs import Inputs
 
 # Batches that the statistics are pooled over.
 BN_BATCHES = 16
@@ -56,11 +57,7 @@ def pooled_batch_stats(
 
 
 def make_statistics(
-    model: nn.Module,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
-    arrange: Callable[[jax.Array], jax.Array],
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
+    model: nn.Module, inputs: Inputs, batch_size: int, mesh: jax.sharding.Mesh
 ) -> Callable[[Any, Any, jax.Array, jax.Array], Any]:
     """The compiled (params, batch_stats, images, key) -> BN statistics of training batches.
 
@@ -70,8 +67,7 @@ def make_statistics(
 
     Args:
       model: a linen module.
-      augment: (key, stored images) -> images, as in training.
-      arrange: from a batch of stored images to the model's input (scaling, permutation).
+      inputs: augmentation as in training, and the way from stored images to the model's input.
       batch_size: examples per batch.
       mesh: the devices that each batch is split over.
 
@@ -90,12 +86,12 @@ def make_statistics(
     @jax.jit
     def pooled(params: Any, batch_stats: Any, images_KxB: jax.Array, how: jax.Array) -> Any:
         batches, size, *image_shape = images_KxB.shape
-        inputs = arrange(augment(how, images_KxB.reshape(batches * size, *image_shape)))
-        inputs = inputs.reshape(images_KxB.shape)
+        images = inputs.augment(how, images_KxB.reshape(batches * size, *image_shape))
+        inputs_KxBx = inputs.preprocess(images).reshape(images_KxB.shape)
         if size == batch_size:
             by_batch = NamedSharding(mesh, P(None, "data"))
-            inputs = jax.lax.with_sharding_constraint(inputs, by_batch)
-        return pooled_batch_stats(model, params, batch_stats, inputs)
+            inputs_KxBx = jax.lax.with_sharding_constraint(inputs_KxBx, by_batch)
+        return pooled_batch_stats(model, params, batch_stats, inputs_KxBx)
 
     @jax.jit
     def from_arrays(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
@@ -113,16 +109,12 @@ def make_statistics(
 
 
 def make_evaluate(
-    model: nn.Module,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
-    arrange: Callable[[jax.Array], jax.Array],
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
+    model: nn.Module, inputs: Inputs, batch_size: int, mesh: jax.sharding.Mesh
 ) -> Callable[..., dict[str, float]]:
     """A function that evaluates parameters on a split.
 
     Args:
-      model, augment, arrange, mesh: as in `make_statistics`.
+      model, inputs, mesh: as in `make_statistics`.
       batch_size: examples per compiled step, for statistics and for evaluation.
 
     Returns:
@@ -130,13 +122,13 @@ def make_evaluate(
       `split`, each counted once (the last batch is padded and masked), with the statistics of
       `make_statistics`.
     """
-    statistics = make_statistics(model, augment, arrange, batch_size, mesh)
+    statistics = make_statistics(model, inputs, batch_size, mesh)
 
     def batch_totals(params: Any, stats: Any, batch: Any, real: jax.Array) -> Any:
         """Summed loss and number of correct answers among the real examples of a batch."""
         images, labels = batch
         variables = {"params": params, "batch_stats": stats}
-        logits: Any = model.apply(variables, arrange(images), train=False)
+        logits: Any = model.apply(variables, inputs.preprocess(images), train=False)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct = jnp.argmax(logits, -1) == labels
         return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum(correct & real)

@@ -26,58 +26,45 @@ from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
 from lconv_jax import data
+from lconv_jax.errors import TrainingError
 from lconv_jax.host import json_files, memory
 from lconv_jax.host.files import write_atomically
+from lconv_jax.host.signals import deferred_signals
+from lconv_jax.optim.methods import METHODS, OPTIONAL
 from lconv_jax.parallel import sharding
-from lconv_jax.rundir.session import open_session
 from lconv_jax.rundir.workdir import open_workdir, read_summary, write_summary
-from lconv_jax.terminal.progress import make_progress
-from lconv_jax.training import loop, programs, steps
+from lconv_jax.training import loop, programs, rng
+from lconv_jax.training.inputs import make_inputs, permutation, permutation_seed
+from lconv_jax.training.plan import make_plan
+from lconv_jax.training.setup import Setup, load, make_initial_state, prepare
 from lconv_jax.training.state import TrainState
+from lconv_jax.training.steps import Lane, make_train_steps
 
 DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
 # A forward pass of a batch below which runs gain by training together on a CPU.
 _CPU_FLOPS = 1e8
-# Keys that runs of one program may differ in; momentum and weight decay where none is 0.
+# Keys that runs of one program may differ in, those of `OPTIONAL` where none is 0.
 NUMBERS = frozenset(
-    {
-        "seed",
-        "optimizer.learning_rate",
-        "optimizer.l1.conv",
-        "optimizer.l1.fc",
-        "optimizer.beta",
-        "optimizer.momentum",
-        "optimizer.weight_decay",
-        "optimizer.reference_lr_sum",
-    }
+    {"seed"} | {f"optimizer.{key}" for method in METHODS.values() for key in method.keys}
 )
 
 
 class Run(NamedTuple):
     """One setting with one seed, and where it is kept."""
 
-    experiment: programs.Experiment
+    setup: Setup
     directory: str
-
-
-class Lanes(NamedTuple):
-    """What K runs of one program differ in, stacked."""
-
-    numbers: dict[str, Any]  # those of the optimizer, [K] each
-    seeds: Any  # uint32 [K]
-    rows: Any  # int32 [K, N]: the training set of each, among all training examples
-    orders: Any  # int32 [K, pixels] with data.permute, else None
 
 
 def program_key(config: Any) -> tuple[Any, ...]:
     """Equal for configurations that one program can train."""
     fixed = (item for item in config_lib.flatten(config) if item[0] not in NUMBERS)
-    return *fixed, bool(config.optimizer.momentum), bool(config.optimizer.weight_decay)
+    return *fixed, *(bool(config.optimizer[key]) for key in OPTIONAL)
 
 
-def prepare_together(configs: Sequence[Any]) -> list[programs.Experiment]:
-    """`programs.prepare` of each configuration, with as little repeated as possible.
+def prepare_together(configs: Sequence[Any]) -> list[Setup]:
+    """`setup.prepare` of each configuration, with as little repeated as possible.
 
     Data are read once where the configurations choose the same examples, and a model is traced
     once for all that one program can train.
@@ -86,104 +73,92 @@ def prepare_together(configs: Sequence[Any]) -> list[programs.Experiment]:
       ConfigError, DataError: naming what is wrong and what to do.
     """
     datasets: dict[Any, data.Dataset] = {}
-    prepared: dict[Any, programs.Experiment] = {}
-    experiments = []
+    prepared: dict[Any, Setup] = {}
+    setups = []
     for config in map(config_lib.resolve, configs):
         which = (*config.data.items(), config.seed if config.data.validation else None)
         like = prepared.get(program_key(config))
         if like is None:
-            experiment = programs.prepare(config, datasets.get(which))
-            prepared[program_key(config)] = experiment
+            setup = prepare(config, datasets.get(which))
+            prepared[program_key(config)] = setup
         else:
             if which not in datasets:
-                datasets[which] = programs.load(config)
+                datasets[which] = load(config)
             dataset = datasets[which]
             config_lib.validate(config)
-            size = len(dataset.train.labels)
-            plan = steps.make_plan(config, size, like.state_shapes.params)
-            experiment = like._replace(config=config, dataset=dataset, plan=plan)
-        datasets[which] = experiment.dataset
-        experiments.append(experiment)
-    return experiments
+            plan = make_plan(config, len(dataset.train.labels), like.state_shapes.params)
+            inputs = make_inputs(config, dataset.image_shape)
+            setup = like._replace(config=config, dataset=dataset, plan=plan, inputs=inputs)
+        datasets[which] = setup.dataset
+        setups.append(setup)
+    return setups
 
 
-def undivided(config: Any) -> data.Dataset:
+def load_whole(config: Any) -> data.Dataset:
     """The data set of a configuration with no example held out: what all its seeds choose from."""
     return data.load(config.data.name, config.data.data_dir or None, examples=config.data.examples)
 
 
-def divided_rows(
-    experiment: programs.Experiment, whole: data.Dataset
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of the undivided training set that a run trains on, and those held out."""
-    config = experiment.config
+def divided_rows(setup: Setup, whole: data.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the whole training set that a run trains on, and those held out."""
+    config = setup.config
     return data.divide_rows(
         whole.train.labels, whole.num_classes, config.data.validation, config.seed, whole.name
     )
 
 
-def make_lanes(experiments: Sequence[programs.Experiment], whole: data.Dataset) -> Lanes:
-    """The lanes of experiments that have one `program_key`, as NumPy arrays."""
-    first = experiments[0]
+def make_lanes(setups: Sequence[Setup], whole: data.Dataset) -> Lane:
+    """The lanes of setups that have one `program_key`, stacked, as NumPy arrays."""
+    first = setups[0]
     # The numbers are rounded once, on the host, to the type that the update has.
     dtype = jnp.result_type(*jax.tree.leaves(first.state_shapes.params))
     orders = None
     if first.config.data.permute:
         shape = first.dataset.image_shape
-        seeds = [steps.permutation_seed(each.config) for each in experiments]
-        orders = np.stack([steps.permutation(seed, shape) for seed in seeds if seed is not None])
-    return Lanes(
-        {
-            name: np.asarray([each.plan.numbers[name] for each in experiments], np.float64).astype(
-                dtype
-            )
-            for name in first.plan.numbers
-        },
-        np.asarray([each.config.seed for each in experiments], np.uint32),
-        np.stack([divided_rows(each, whole)[0] for each in experiments]).astype(np.int32),
+        seeds = [permutation_seed(each.config) for each in setups]
+        orders = np.stack([permutation(seed, shape) for seed in seeds if seed is not None])
+
+    def number(name: str) -> NDArray[Any]:
+        return np.asarray([each.plan.numbers[name] for each in setups], np.float64).astype(dtype)
+
+    return Lane(
+        {name: number(name) for name in first.plan.numbers},
+        np.asarray([each.config.seed for each in setups], np.uint32),
+        np.stack([divided_rows(each, whole)[0] for each in setups]).astype(np.int32),
         orders,
     )
 
 
-def compile_together(experiments: Sequence[programs.Experiment], whole: data.Dataset) -> Any:
+def compile_together(setups: Sequence[Setup], whole: data.Dataset) -> Any:
     """The compiled (states, lanes, train, count) -> (states, metrics) of K runs.
 
     It does for each run what `programs.compile_train_steps` does, with states and metrics stacked;
-    `train` is the undivided training set. Its first argument is donated.
+    `train` is the whole training set. Its first argument is donated.
     """
-    config, dataset, model, plan, mesh, _ = experiments[0]
+    first = setups[0]
 
-    def one(state: TrainState, lane: Lanes, split: data.Split, count: Any) -> Any:
-        schedule, tx = steps.make_optimizer(config.optimizer.name, lane.numbers, plan.total_steps)
-        arrange = steps.make_arrange(config, dataset.image_shape, lane.orders)
-        own_plan = plan._replace(schedule=schedule, tx=tx)
-        function = steps.make_train_steps(
-            *(config, model, own_plan, arrange, mesh),
-            seed=lane.seeds,
-            subset=lane.rows,
-            order=lane.orders,
-        )
-        return function(state, split, count)
+    def one(state: TrainState, lane: Lane, split: data.Split, count: Any) -> Any:
+        return make_train_steps(first, lane)(state, split, count)
 
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
-    def one_of_one(states: TrainState, lanes: Lanes, split: data.Split, count: Any) -> Any:
+    def one_of_one(states: TrainState, lanes: Lane, split: data.Split, count: Any) -> Any:
         state, lane = jax.tree.map(lambda leaf: leaf[0], (states, lanes))
         return jax.tree.map(lambda leaf: leaf[None], one(state, lane, split, count))
 
     # A vmap over one keeps batched gathers, with which small networks take half as long again.
-    several = len(experiments) > 1
-    states = _stacked_shapes(experiments)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, states)
-    everywhere = sharding.replicated(mesh)
+    several = len(setups) > 1
+    states = _stacked_shapes(setups)
+    placement = sharding.placement(states)
+    replicated = sharding.replicated(first.mesh)
     jitted = jax.jit(
         jax.vmap(one, in_axes=(0, 0, None, None)) if several else one_of_one,
         donate_argnums=0,
-        in_shardings=(placement, everywhere, everywhere, everywhere),
-        out_shardings=(placement, everywhere),
+        in_shardings=(placement, replicated, replicated, replicated),
+        out_shardings=(placement, replicated),
     )
-    lanes = make_lanes(experiments, whole)
+    lanes = make_lanes(setups, whole)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return jitted.lower(states, shapes(lanes), shapes(whole.train), count).compile()
 
@@ -201,7 +176,7 @@ def bytes_available() -> int:
     return memory.host_bytes() // 2 if device is None else device * 3 // 4
 
 
-def worthwhile(experiment: programs.Experiment) -> int:
+def most_together(setup: Setup) -> int:
     """The most runs that one program should train, were there memory for any number.
 
     On a CPU, where a batched product is no faster than one after the other, only networks so small
@@ -209,7 +184,7 @@ def worthwhile(experiment: programs.Experiment) -> int:
     """
     if jax.default_backend() != "cpu":
         return _ANY_NUMBER
-    return _ANY_NUMBER if programs.forward_flops(experiment) < _CPU_FLOPS else 1
+    return _ANY_NUMBER if programs.forward_flops(setup) < _CPU_FLOPS else 1
 
 
 def is_over(run: Run) -> bool:
@@ -226,7 +201,7 @@ def read_diverged(directory: str | os.PathLike[str]) -> str | None:
     return json_files.read(path, {"message": str}, remedy)["message"]
 
 
-def mark_diverged(directory: str, error: loop.TrainingError) -> None:
+def mark_diverged(directory: str, error: TrainingError) -> None:
     """Says in a run's directory that it cannot go on, and why."""
     logging.warning("%s: %s", directory, error)
     record = json.dumps({"message": str(error)}, indent=2)
@@ -241,182 +216,123 @@ def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> No
 
     Args:
       runs: of one `program_key`.
-      whole: their undivided data.
-      program: `compile_together` of their experiments, in this order.
+      whole: their data, with no example held out.
+      program: `compile_together` of their setups, in this order.
 
     Raises:
       ConfigError: a directory holds another run or is in use.
-      loop.Stopped: after a signal to stop, once the states are saved.
+      Stopped: after a signal to stop, once the states are saved.
     """
+    together = Together([run.setup for run in runs], whole, program)
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(loop.deferred_signals())
-        lanes = [_open(stack, run, index) for index, run in enumerate(runs)]
-        _train(lanes, whole, program, signals)
+        signals = stack.enter_context(deferred_signals())
+        at_work = {}
+        for index, (setup, directory) in enumerate(runs):
+            workdir = open_workdir(directory, setup.config, data.digest(setup.dataset))
+            path = stack.enter_context(workdir)
+            if not is_over(runs[index]):
+                shapes, started = setup.state_shapes, time.monotonic()
+                at_work[path] = loop.open_run(stack, setup, path, shapes, started, index=index)
+                at_work[path].state = jax.device_get(at_work[path].state)
+        if not at_work:
+            return
+
+        def on_divergence(run: loop.Run, error: TrainingError) -> None:
+            mark_diverged(run.session.directory, error)
+
+        loop.train(list(at_work.values()), together, signals, on_divergence)
+        for path, run in at_work.items():
+            if run.joins < math.inf:
+                summary = run.summarise(together.take(run.index))
+                summary["time/together"] = len(runs)
+                write_summary(path, summary)
 
 
-@dataclasses.dataclass
-class _Lane:
-    """A run at work. Until `joins` it is not looked at, and never if that is infinite."""
+class Together:
+    """A `loop.Program` of K runs.
 
-    index: int
-    experiment: programs.Experiment
-    directory: str
-    joins: float = math.inf
-    state: TrainState | None = None  # that it joins with, on the host; None for the initial one
-    started: float = 0.0
-    session: Any = None
+    Args:
+      setups: of the runs.
+      whole: their data, with no example held out.
+      program: `compile_together` of the setups.
+    """
 
-    def diverge(self, error: loop.TrainingError) -> None:
-        mark_diverged(self.directory, error)
-        self.joins = math.inf
+    def __init__(self, setups: Sequence[Setup], whole: data.Dataset, program: Any):
+        self._setups, self._whole, self._program = setups, whole, program
+        replicated = sharding.replicated(setups[0].mesh)
+        self._train, self._test = jax.device_put((whole.train, whole.test), replicated)
+        self._lanes = jax.device_put(make_lanes(setups, whole), replicated)
+        self._states, self._put, self._take = make_states(setups)
+        self._initial = _make_initial(setups[0])
+        # Only a permutation of the pixels is part of the compiled program.
+        self._evaluations: dict[int | None, Any] = {}
+        self._choose = jax.jit(
+            lambda split, rows: jax.tree.map(lambda leaf: leaf[rows], split),
+            out_shardings=replicated,
+        )
 
+    def put(self, index: int, state: TrainState | None) -> None:
+        if state is None:
+            state = self._initial(np.uint32(self._setups[index].config.seed))
+        self._states = self._put(self._states, index, state)
 
-def _open(stack: contextlib.ExitStack, run: Run, index: int) -> _Lane:
-    experiment, config = run.experiment, run.experiment.config
-    directory = stack.enter_context(
-        open_workdir(run.directory, config, data.digest(experiment.dataset))
-    )
-    lane = _Lane(index, experiment, directory)
-    if is_over(run):
-        return lane
-    shapes, total = experiment.state_shapes, experiment.plan.total_steps
-    session = open_session(directory, config.checkpoint.keep, shapes, total)
-    lane.session, state = stack.enter_context(session)
-    lane.joins, lane.state = lane.session.step, jax.device_get(state)
-    lane.started = time.monotonic() - lane.session.writer.last.get("time/seconds", 0.0)
-    return lane
+    def most(self, step: int) -> int:
+        return self._setups[0].plan.total_steps
 
+    def advance(self, step: int, count: int) -> Sequence[Mapping[str, Any]]:
+        self._states, on_device = self._program(
+            self._states, self._lanes, self._train, jnp.int32(count)
+        )
+        fetched = jax.device_get(on_device)
+        return [
+            {name: values[index] for name, values in fetched.items()}
+            for index in range(len(self._setups))
+        ]
 
-def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: list[int]) -> None:
-    """Brings all lanes to their end; writes, evaluates and saves as it goes."""
-    experiments = [lane.experiment for lane in lanes]
-    config, plan, mesh = experiments[0].config, experiments[0].plan, experiments[0].mesh
-    everywhere = sharding.replicated(mesh)
-    split, test = jax.device_put((whole.train, whole.test), everywhere)
-    stacked = jax.device_put(make_lanes(experiments, whole), everywhere)
-    evaluate = _make_evaluation(whole, split, test, mesh)
-    states, put, take = make_states(experiments)
-    initial = _make_initial(experiments[0])
-    per_epoch, total = plan.steps_per_epoch, plan.total_steps
-    step, limit = 0, 1
+    def take(self, index: int) -> TrainState:
+        return self._take(self._states, index)
 
-    def is_due(every: int) -> bool:
-        return step == total or (every > 0 and step % (per_epoch * every) == 0)
+    def evaluate(self, index: int, split: str, step: int) -> dict[str, float] | None:
+        setup = self._setups[index]
+        kept, held_out = divided_rows(setup, self._whole)
+        if split == "validation" and not len(held_out):
+            return None
+        seed = permutation_seed(setup.config)
+        if seed not in self._evaluations:
+            self._evaluations[seed] = programs.compile_evaluation(setup)
+        on = self._test if split == "test" else self._choose(self._train, held_out)
+        key = rng.key_for(setup.config.seed, rng.STATISTICS, step)
+        train = self._choose(self._train, kept)
+        return self._evaluations[seed](self.take(index), train, on, key)
 
-    with make_progress(total, per_epoch) as show:
-        while waiting := [lane for lane in lanes if lane.joins < math.inf]:
-            # Where those at work have all diverged, it goes on from where the next one was left.
-            step = max(step, int(min(lane.joins for lane in waiting)))
-            for lane in waiting:
-                if lane.joins == step:
-                    if lane.state is None:
-                        lane.state = initial(np.uint32(lane.experiment.config.seed))
-                    states, lane.state = put(states, lane.index, lane.state), None
-            active = [lane for lane in waiting if lane.joins <= step]
-            if step == total:
-                break
-            joining = (int(lane.joins) - step for lane in waiting if lane.joins > step)
-            count = min(per_epoch - step % per_epoch, limit, *joining)
-            begun = time.monotonic()
-            states, on_device = program(states, stacked, split, jnp.int32(count))
-            fetched = jax.device_get(on_device)
-            seconds = time.monotonic() - begun
-            limit = max(1, int(loop.SECONDS_PER_CALL * count / seconds))
-
-            before, step = step, step + count
-            rate = count * config.train.batch_size / seconds
-            shown = []
-            for lane in active:
-                experiment, writer = lane.experiment, lane.session.writer
-                rows = {name: values[lane.index] for name, values in fetched.items()}
-                try:
-                    last = loop.write_steps(experiment, rows, before, count, lane.session)
-                    result: dict[str, Any] = {}
-                    if is_due(config.log.eval_every_epochs):
-                        state = take(states, lane.index)
-                        due = loop.due_splits(config, step == total)
-                        result |= evaluate(lane, state, step, due)
-                        result["time/examples_per_second"] = rate
-                        result["time/seconds"] = time.monotonic() - lane.started
-                        loop.write_weights(experiment, state, writer, step)
-                    if config.log.describe_every_epochs and is_due(
-                        config.log.describe_every_epochs
-                    ):
-                        result |= loop.describe(experiment, take(states, lane.index))
-                except loop.TrainingError as error:
-                    lane.diverge(error)
-                    continue
-                if result:
-                    writer.write(step, result)
-                    writer.write_board(step, result)
-                if signals or is_due(config.checkpoint.every_epochs):
-                    lane.session.save(step, take(states, lane.index))
-                shown.append(writer.last | last)
-            if shown:
-                show(step, _means(shown))
-            if signals and step < total:
-                raise loop.Stopped(signals[0], step)
-    for lane in lanes:
-        if lane.joins <= total:
-            state = take(states, lane.index)
-            summary = loop.summarise(lane.experiment, state, lane.session, lane.started)
-            summary["time/together"] = len(lanes)
-            write_summary(lane.directory, summary)
+    def shrink(self) -> dict[str, int]:
+        return {}
 
 
-def _means(lasts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean over the runs of each metric that all of them have."""
-    names = set.intersection(*(set(last) for last in lasts))
-    return {name: float(np.mean([last[name] for last in lasts])) for name in names}
-
-
-def _make_evaluation(
-    whole: data.Dataset, split: data.Split, test: data.Split, mesh: jax.sharding.Mesh
-) -> Callable[[_Lane, TrainState, int, Sequence[str]], dict[str, float]]:
-    """The function (lane, state, step, due splits) -> metrics, compiled once for all lanes."""
-    # Only a permutation of the pixels is part of the compiled program.
-    compiled: dict[int | None, Any] = {}
-
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def choose(split: data.Split, rows: jax.Array) -> data.Split:
-        return jax.tree.map(lambda leaf: leaf[rows], split)
-
-    def evaluate(lane: _Lane, state: TrainState, step: int, due: Sequence[str]) -> dict[str, float]:
-        experiment, seed = lane.experiment, lane.experiment.config.seed
-        key = steps.permutation_seed(experiment.config)
-        if key not in compiled:
-            compiled[key] = programs.compile_evaluation(experiment)
-        kept, held_out = divided_rows(experiment, whole)
-        splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
-        return loop.evaluate_splits(compiled[key], state, splits, due, seed, step)
-
-    return evaluate
-
-
-def _stacked_shapes(experiments: Sequence[programs.Experiment]) -> TrainState:
+def _stacked_shapes(setups: Sequence[Setup]) -> TrainState:
     """The shapes of K states in one, split over devices as each alone would be."""
-    K = len(experiments)
+    K = len(setups)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (K, *leaf.shape),
             leaf.dtype,
             sharding=NamedSharding(leaf.sharding.mesh, P(None, *leaf.sharding.spec)),
         ),
-        experiments[0].state_shapes,
+        setups[0].state_shapes,
     )
 
 
 def make_states(
-    experiments: Sequence[programs.Experiment],
+    setups: Sequence[Setup],
 ) -> tuple[TrainState, Callable[..., TrainState], Callable[..., TrainState]]:
     """Stacked states of zeros, the function that puts a run's in, and the one that takes it out.
 
     put(states, index, state) -> states, the first donated; take(states, index) -> state. A state
     that is put in brings the others to its step, so that those of no run stay within the epoch.
     """
-    stacked = _stacked_shapes(experiments)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, stacked)
-    placement_of_one = jax.tree.map(lambda leaf: leaf.sharding, experiments[0].state_shapes)
+    stacked = _stacked_shapes(setups)
+    placement = sharding.placement(stacked)
+    placement_of_one = sharding.placement(setups[0].state_shapes)
 
     @functools.partial(jax.jit, out_shardings=placement)
     def empty() -> TrainState:
@@ -434,13 +350,12 @@ def make_states(
     return empty(), put, take
 
 
-def _make_initial(experiment: programs.Experiment) -> Callable[[Any], TrainState]:
+def _make_initial(setup: Setup) -> Callable[[Any], TrainState]:
     """The compiled function seed -> state at step 0 of runs that one program trains."""
-    config, dataset, model, plan, _, shapes = experiment
-    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
-    @functools.partial(jax.jit, out_shardings=placement)
+    @functools.partial(jax.jit, out_shardings=sharding.placement(setup.state_shapes))
     def initial(seed: jax.Array) -> TrainState:
-        return steps.make_initial_state(config, model, plan, dataset.image_shape, seed)()
+        shape = setup.dataset.image_shape
+        return make_initial_state(setup.model, setup.plan, shape, seed)()
 
     return initial

@@ -1,67 +1,38 @@
-"""The host's part of a run: call the compiled loop, write what came out, save, evaluate."""
+"""The host's loop of a run, or of several: call the compiled steps, write, evaluate, save."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import json
+import math
 import os
-import signal
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-import jax
 import numpy as np
 from absl import logging
-from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, errors, models
 from lconv_jax import config as config_lib
-from lconv_jax.compression import certify
-from lconv_jax.host import cache, failures
-from lconv_jax.parallel import distributed, sharding
+from lconv_jax import data
+from lconv_jax.errors import Stopped, TrainingError
+from lconv_jax.host import cache
+from lconv_jax.host.signals import deferred_signals
+from lconv_jax.parallel import distributed
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.session import Session, open_session
 from lconv_jax.rundir.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
-from lconv_jax.terminal import commands
 from lconv_jax.terminal.progress import make_progress
-from lconv_jax.training import programs, steps, streaming
+from lconv_jax.training import exporting, record
+from lconv_jax.training.lone import Lone
+from lconv_jax.training.setup import Setup, prepare
 from lconv_jax.training.state import TrainState
 
-# What people, terminals, schedulers and limits send: each ends a process that does not hear it.
-STOPPING = (
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
-    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
-)
-# One call of the compiled loop is bounded to about this, so that a signal is answered in time.
+# One call of the compiled steps is bounded to about this, so that a signal is answered in time.
 SECONDS_PER_CALL = 10.0
-# Largest levels that a description on the way is tried with; `lconv_jax.describe` tries more.
-_DEPTHS = (3, 7, 15)
-_DIVERGED = (
-    "Lower config.optimizer.learning_rate, or l1, weight_decay or data.noise where they are large; "
-    "or check the data for extreme values; and start in another --workdir"
-)
-# Units of the first layer that pictures and histograms are made of.
-_SHOWN_UNITS = 4096
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says what was kept and what to do."""
-
-
-class Stopped(Exception):  # noqa: N818, an order to stop is not an error
-    """The run was told to stop, and saved its state first."""
-
-    def __init__(self, signum: int, step: int):
-        name = signal.Signals(signum).name
-        super().__init__(f"{name}: saved at step {step}; the same command continues the run")
-        self.signum = signum
 
 
 def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -75,12 +46,12 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     Raises:
       ConfigError, DataError: before anything is compiled or written.
       TrainingError: if the loss or a weight is no longer finite; the last checkpoint is kept.
-      Stopped: after a signal to stop (`STOPPING`), once the state is saved.
+      Stopped: after a signal to stop (`host.signals.STOPPING`), once the state is saved.
     """
     started = time.monotonic()
-    experiment = distributed.together(lambda: programs.prepare(config))
-    config = experiment.config
-    digest = data.digest(experiment.dataset)
+    setup = distributed.together(lambda: prepare(config))
+    config = setup.config
+    digest = data.digest(setup.dataset)
     # Where the data are may differ from host to host.
     same = {k: v for k, v in config_lib.flatten(config) if k != "data.data_dir"}
     distributed.check_same("configuration or data", f"{sorted(same.items())} {digest}")
@@ -93,20 +64,16 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         signals = stack.enter_context(deferred_signals())
         summary = distributed.together(lambda: read_summary(directory))
         summary = json.loads(distributed.from_first(json.dumps(summary)))
-        shapes, total = programs.stored_shapes(experiment), experiment.plan.total_steps
+        total = setup.plan.total_steps
         if summary is not None:  # finished: whatever else is there, nothing is changed
             if total not in Checkpoints(os.path.join(shared, CHECKPOINTS)).steps():
                 logging.warning("%s is finished, but its last checkpoint is gone", shared)
             return summary
-        session, state = stack.enter_context(
-            open_session(directory, config.checkpoint.keep, shapes, total, shared)
-        )
-        logging.info("%s; step %d of %d", directory, session.step, total)
-        started -= session.writer.last.get("time/seconds", 0.0)
-        if state is None:
-            state = programs.initial_state(experiment)
-        state = _train(experiment, session, state, signals, started)
-        summary = summarise(experiment, state, session, started)
+        program = stack.enter_context(Lone(setup))
+        run = open_run(stack, setup, directory, program.stored_shapes, started, shared=shared)
+        logging.info("%s; step %d of %d", directory, run.session.step, total)
+        train([run], program, signals)
+        summary = run.summarise(program.take(0))
         summary["time/compile_seconds"] = compiling.seconds
         return write_summary(directory, summary)
 
@@ -120,357 +87,211 @@ def _claim(
     return tempfile.TemporaryDirectory()
 
 
-def _train(
-    experiment: programs.Experiment,
-    session: Session,
-    state: TrainState,
-    signals: list[int],
-    started: float,
-) -> TrainState:
-    """Takes the remaining steps; writes, evaluates and saves as it goes.
+@dataclasses.dataclass
+class Run:
+    """A run at work.
 
-    `started` is when the run began, on the monotonic clock, less what earlier processes spent.
+    Attributes:
+      setup: what it is made of.
+      session: its directory, metrics and checkpoints.
+      started: when it began, on the monotonic clock, less what earlier sessions spent.
+      index: its place among those that train together.
+      joins: the step from which on it is looked at; infinite for one that is over.
+      state: that it joins with; None for the initial one, and once it has joined.
     """
-    config, plan, writer, step = experiment.config, experiment.plan, session.writer, session.step
-    if step == plan.total_steps:
-        return state
-    everywhere = sharding.replicated(experiment.mesh)
-    splits = {
-        name: split if data.is_streamed(split) else distributed.put(split, everywhere)
-        for name in ("train", "validation", "test")
-        for split in [getattr(experiment.dataset, name)]
-    }
-    current = experiment
-    if state.kept is not None:
-        masks = jax.device_get(state.kept)
-        current, state = programs.restricted(
-            experiment,
-            dataclasses.replace(state, kept=None),
-            {name: np.flatnonzero(mask) for name, mask in masks.items()},
-        )
-    run_steps = programs.compile_train_steps(current)
-    run_evaluation = programs.compile_evaluation(current)
-    expand = programs.make_expand(experiment, current)
-    per_epoch, limit = plan.steps_per_epoch, 1
-    feeding = streaming.training_feed(
-        config, splits["train"], plan.total_steps, experiment.mesh, step
-    )
-    with make_progress(plan.total_steps, per_epoch) as show, feeding as feed:
-        while step < plan.total_steps:
+
+    setup: Setup
+    session: Session
+    started: float
+    index: int = 0
+    joins: float = math.inf
+    state: TrainState | None = None
+
+    def summarise(self, state: TrainState) -> dict[str, Any]:
+        """What summary.json says, once the run is finished; also draws filters.png."""
+        return record.summarise(self.setup, state, self.session, self.started)
+
+
+def open_run(
+    stack: contextlib.ExitStack,
+    setup: Setup,
+    directory: str,
+    shapes: TrainState,
+    started: float,
+    *,
+    shared: str | None = None,
+    index: int = 0,
+) -> Run:
+    """A run that goes on from its newest checkpoint, or begins.
+
+    Args:
+      stack: is left when the run is no longer at work.
+      setup: of the run.
+      directory: where this process writes, claimed already.
+      shapes: of a checkpoint.
+      started: now, on the monotonic clock.
+      shared: the directory of the checkpoints, where it is another one.
+      index: the run's place among those that train together.
+
+    Raises:
+      CheckpointError: see `open_session`.
+    """
+    keep, total = setup.config.checkpoint.keep, setup.plan.total_steps
+    session, state = stack.enter_context(open_session(directory, keep, shapes, total, shared))
+    started -= session.writer.last.get("time/seconds", 0.0)
+    return Run(setup, session, started, index, session.step, state)
+
+
+class Program(Protocol):
+    """What takes the steps of runs on the devices. Runs are named by their index."""
+
+    def put(self, index: int, state: TrainState | None) -> None:
+        """Lets a run join, with a stored state, or with its initial one."""
+
+    def most(self, step: int) -> int:
+        """The most steps that the next call may take."""
+
+    def advance(self, step: int, count: int) -> Sequence[Mapping[str, Any]]:
+        """Takes steps; returns each run's metrics, as `steps.make_train_steps` gives them."""
+
+    def take(self, index: int) -> TrainState:
+        """A run's state, as it is stored."""
+
+    def evaluate(self, index: int, split: str, step: int) -> dict[str, float] | None:
+        """Loss and accuracy of a run on a split; None where the split is empty."""
+
+    def shrink(self) -> dict[str, int]:
+        """Leaves out what is dead for good; returns metrics that say what is left, if it did."""
+
+
+def train(
+    runs: Sequence[Run],
+    program: Program,
+    signals: Sequence[int],
+    on_divergence: Callable[[Run, TrainingError], None] | None = None,
+) -> None:
+    """Brings runs to their end; writes, evaluates and saves as it goes.
+
+    What is computed for one does not depend on how far the others are. A run that joins later is
+    computed along until then, and not looked at.
+
+    Args:
+      runs: of one program and one number of steps.
+      program: takes their steps.
+      signals: signals to stop, as they come in.
+      on_divergence: is told of a run that cannot go on; the others go on without it. None: the
+        error is raised.
+
+    Raises:
+      TrainingError: see `on_divergence`.
+      Stopped: after a signal to stop, once the states are saved.
+    """
+    config, plan = runs[0].setup.config, runs[0].setup.plan
+    per_epoch, total = plan.steps_per_epoch, plan.total_steps
+    step, limit = 0, 1
+    with make_progress(total, per_epoch) as show:
+        while waiting := [run for run in runs if run.joins < math.inf]:
+            # Where those at work have all diverged, it goes on from where the next one was left.
+            step = max(step, int(min(run.joins for run in waiting)))
+            for run in waiting:
+                if run.joins == step:
+                    program.put(run.index, run.state)
+                    run.state = None
+            active = [run for run in waiting if run.joins <= step]
+            if step == total:
+                return
+            joining = (int(run.joins) - step for run in waiting if run.joins > step)
             begun = time.monotonic()
-            batches, most = feed(step)
-            count = min(per_epoch - step % per_epoch, limit, most)
-            state, on_device = run_steps(state, batches, np.int32(count))
-            fetched = jax.device_get(on_device)
+            count = min(per_epoch - step % per_epoch, limit, program.most(step), *joining)
+            rows = program.advance(step, count)
             seconds = time.monotonic() - begun
 
-            last = write_steps(experiment, fetched, step, count, session)
+            shown = []
+            for run in active:
+                try:
+                    shown.append(_look(run, program, rows[run.index], step, count, seconds))
+                except TrainingError as error:
+                    if on_divergence is None:
+                        raise
+                    run.joins = math.inf
+                    on_divergence(run, error)
             step += count
-
-            finished = step == plan.total_steps
-            if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
-                due = due_splits(config, finished)
-                result = evaluate_splits(run_evaluation, state, splits, due, config.seed, step)
-                result["time/examples_per_second"] = count * config.train.batch_size / seconds
-                result["time/seconds"] = time.monotonic() - started
-                writer.write(step, result)
-                writer.write_board(step, result)
-                write_weights(experiment, expand(state), writer, step)
-            every = per_epoch * config.log.describe_every_epochs
-            if every and (finished or step % every == 0):
-                result = describe(experiment, expand(state))
-                writer.write(step, result)
-                writer.write_board(step, result)
-            show(step, writer.last | last)
-            kept = None
-            if not finished and step % per_epoch == 0:
-                kept = programs.smaller(current, state, splits["train"])
-            if kept is not None:
-                current, state = programs.restricted(current, state, kept)
-                run_steps = programs.compile_train_steps(current)
-                run_evaluation = programs.compile_evaluation(current)
-                expand = programs.make_expand(experiment, current)
-                units = {f"units/{name}": len(index) for name, index in kept.items()}
-                writer.write(step, units)
+            active = [run for run in active if run.joins < math.inf]
+            if shown:
+                show(step, _means(shown))
+            if step < total and step % per_epoch == 0 and (units := program.shrink()):
+                for run in active:
+                    run.session.writer.write(step, units)
                 logging.info("step %d: goes on with %s", step, units)
             # All processes stop where one is told to, and take calls of one length.
             signum, slowest = distributed.highest(signals[0] if signals else 0, seconds)
             limit = max(1, int(SECONDS_PER_CALL * count / slowest))
-            if finished or signum or step % (per_epoch * config.checkpoint.every_epochs) == 0:
-                session.save(step, expand(state))
-            if signum and not finished:
+            if signum or _is_due(step, plan, config.checkpoint.every_epochs):
+                for run in active:
+                    run.session.save(step, program.take(run.index))
+            if signum and step < total:
                 raise Stopped(int(signum), step)
-    return expand(state)
 
 
-def write_steps(
-    experiment: programs.Experiment,
-    fetched: dict[str, Any],
-    step: int,
-    count: int,
-    session: Session,
+def _is_due(step: int, plan: Any, every_epochs: int) -> bool:
+    """Whether something that is done every n-th epoch, and at the end, is due; never for 0."""
+    at_end = step == plan.total_steps
+    return every_epochs > 0 and (at_end or step % (plan.steps_per_epoch * every_epochs) == 0)
+
+
+def _look(
+    run: Run, program: Program, rows: Mapping[str, Any], step: int, count: int, seconds: float
 ) -> dict[str, Any]:
-    """Writes the metrics of the `count` steps after `step`, and returns those of the last.
+    """Writes the metrics of the `count` steps after `step`, and what is due after them.
+
+    Returns:
+      The newest value of each metric.
 
     Raises:
-      TrainingError: if a loss or the state at the end is not finite.
+      TrainingError: if a loss or the state is not finite.
     """
-    plan, log, writer = experiment.plan, experiment.config.log, session.writer
-    rows = {name: values[:count] for name, values in fetched.items() if name != "finite"}
-    _check_finite(rows["train/loss"], bool(fetched["finite"]), step, session.saved)
-    lines = _lines(experiment, rows)
-    for at, line in enumerate(lines, start=step + 1):
-        if at % log.every_steps == 0 or at == plan.total_steps:
-            writer.write(at, line)
-    if (step + count) % plan.steps_per_epoch == 0:
-        writer.write_board(step + count, lines[-1])
-    return lines[-1]
+    setup, writer, log = run.setup, run.session.writer, run.setup.config.log
+    last = record.write_steps(setup, dict(rows), step, count, run.session)
+    step += count
+    result: dict[str, Any] = {}
+    if _is_due(step, setup.plan, log.eval_every_epochs):
+        for split in _due_splits(log, step == setup.plan.total_steps):
+            result |= _evaluate(program, run.index, split, step)
+        result["time/examples_per_second"] = count * setup.config.train.batch_size / seconds
+        result["time/seconds"] = time.monotonic() - run.started
+        record.write_weights(setup, program.take(run.index), writer, step)
+    if _is_due(step, setup.plan, log.describe_every_epochs):
+        result |= exporting.describe(setup, program.take(run.index))
+    if result:
+        writer.write(step, result)
+        writer.write_board(step, result)
+    return writer.last | last
 
 
-def due_splits(config: Any, finished: bool) -> tuple[str, ...]:
+def _due_splits(log: Any, finished: bool) -> tuple[str, ...]:
     """The splits that an evaluation is of: validation, and test as far as `log.test` allows."""
-    test = config.log.test == "always" or (config.log.test == "end" and finished)
+    test = log.test == "always" or (log.test == "end" and finished)
     return ("test", "validation") if test else ("validation",)
 
 
-def evaluate_splits(
-    run_evaluation: Callable[..., dict[str, float]],
-    state: TrainState,
-    splits: Mapping[str, data.Split],
-    due: Sequence[str],
-    seed: int,
-    step: int,
-) -> dict[str, float]:
-    """The metrics of those splits that are `due` and not empty: of "test" under "eval/".
+def _evaluate(program: Program, index: int, split: str, step: int) -> dict[str, float]:
+    """The metrics of a split: of "test" under "eval/".
 
     Raises:
       TrainingError: if a loss is not finite.
     """
-    key = steps.key_for(seed, steps.STATISTICS, step)
-    result: dict[str, float] = {}
-    for split in due:
-        name = metrics.PREFIXES[split]
-        if len(splits[split].labels):
-            found = run_evaluation(state, splits["train"], splits[split], key)
-            if not np.isfinite(found["loss"]):
-                raise TrainingError(
-                    f"the loss on the {split} set is not finite at step {step}; the state is "
-                    f"not saved, the checkpoint before it is kept. {_DIVERGED}"
-                )
-            result |= {f"{name}/{what}": value for what, value in found.items()}
-    return result
+    found = program.evaluate(index, split, step)
+    if found is None:
+        return {}
+    if not np.isfinite(found["loss"]):
+        raise TrainingError(
+            f"the loss on the {split} set is not finite at step {step}; the state is not saved, "
+            f"the checkpoint before it is kept. {record.DIVERGED}"
+        )
+    return {f"{metrics.PREFIXES[split]}/{what}": value for what, value in found.items()}
 
 
-def describe(experiment: programs.Experiment, state: TrainState) -> dict[str, float]:
-    """The certificate of the network as it is, rounded: metrics `mdl/bits`, `mdl/kl_bound`, …"""
-    config, dataset, model, _, mesh, _ = experiment
-    network = certify.export_state(config, model, dataset, mesh, distributed.fetch(state))
-    _, certificate = certify.shortest_description(
-        network, dataset.train, config.log.delta, depths=_DEPTHS, refine=False
-    )
-    return certificate.metrics()
-
-
-def _lines(experiment: programs.Experiment, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """One dictionary of metrics a step, with what follows from the counts of non-zeros."""
-    kernels = models.kernels(experiment.state_shapes.params)
-    total = sum(kernel.size for kernel in kernels.values())
-    counts = [rows[f"sparsity/{name}/nonzeros"].astype(np.int64) for name in kernels]
-    nonzeros = np.sum(counts, axis=0)
-    log = experiment.config.log
-    columns = rows | {"sparsity/density": nonzeros / total}
-    columns |= metrics.description_estimate(
-        nonzeros,
-        1 - rows["train/accuracy"].astype(np.float64),
-        total=total,
-        num_examples=len(experiment.dataset.train.labels),
-        bits=log.bits_per_value,
-        delta=log.delta,
-    )
-    return [
-        {name: values[index].item() for name, values in columns.items()}
-        for index in range(len(nonzeros))
-    ]
-
-
-def _check_finite(losses: NDArray[Any], finite: bool, step: int, saved: int) -> None:
-    """Raises TrainingError, naming the first step at fault, unless all is finite."""
-    wrong = np.flatnonzero(~np.isfinite(losses))
-    if wrong.size == 0 and finite:
-        return
-    # Without a step whose loss shows it, it is the last one's update that went wrong, or BN
-    # statistics that training does not read.
-    at = step + (wrong[0] + 1 if wrong.size else len(losses))
-    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
-    raise TrainingError(
-        f"the {'loss' if wrong.size else 'state'} is not finite at step {at}; nothing of it was "
-        f"saved, {kept}. {_DIVERGED}"
-    )
-
-
-def write_weights(
-    experiment: programs.Experiment, state: TrainState, writer: metrics.MetricsWriter, step: int
-) -> None:
-    """Adds histograms of the layers' weights and a picture of filters to the TensorBoard events."""
-    kernels = models.kernels(state.params)
-    filters = _first_filters(experiment, _first(kernels))
-    writer.write_weights(step, kernels, analysis.picture(analysis.choose_filters(filters, 64)))
-
-
-def _first(kernels: Mapping[str, Any]) -> Any:
-    """The kernel of the layer that sees the image."""
-    return kernels["conv1"] if "conv1" in kernels else kernels["fc1"]
-
-
-def _first_filters(experiment: programs.Experiment, kernel: jax.Array) -> NDArray[np.float32]:
-    """First-layer filters [units, H, W, C] as images, the permutation of pixels undone."""
-    stride = -(-kernel.shape[-1] // _SHOWN_UNITS)
-    weights = _unpermuted(experiment, distributed.fetch(kernel[..., ::stride]))
-    return analysis.first_layer_filters(weights, experiment.dataset.image_shape)
-
-
-def _unpermuted(experiment: programs.Experiment, weights: NDArray[Any]) -> NDArray[Any]:
-    """A dense first layer's weights with their rows in the order of the original pixels."""
-    config, image_shape = experiment.config, experiment.dataset.image_shape
-    seed = steps.permutation_seed(config)
-    if seed is None or weights.ndim != 2:
-        return weights
-    by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
-    back = np.argsort(steps.permutation(seed, image_shape))
-    return by_pixel[back].reshape(weights.shape)
-
-
-def summarise(
-    experiment: programs.Experiment, state: TrainState, session: Session, started: float
-) -> dict[str, Any]:
-    """Draws filters.png and collects what summary.json says; for `started` see `_train`."""
-    kernels = models.kernels(state.params)
-    first = _first(kernels)
-    filters = analysis.choose_filters(_first_filters(experiment, first), 64)
-    analysis.save_filters(filters, os.path.join(session.directory, "filters.png"))
-    summary = {
-        "metrics": dict(session.writer.last),
-        "weights": {name: kernel.size for name, kernel in kernels.items()},
-        "effective": experiment.plan.effective,
-        "num_examples": len(experiment.dataset.train.labels),
-        "config_sha256": config_lib.digest(experiment.config),
-        "data_sha256": data.digest(experiment.dataset),
-        "time/wall_seconds": time.monotonic() - started,
-        "resumed_at_step": session.step,
-        "sessions": session.history,
-    }
-    if experiment.config.train.shrink != "none":
-        summary["shrink"] = experiment.config.train.shrink
-    if first.ndim == 2:
-        weights = _unpermuted(experiment, distributed.fetch(first))
-        image_shape = experiment.dataset.image_shape
-        found = [analysis.locality(weights, image_shape, min_nonzeros=least) for least in (1, 10)]
-        summary["locality"] = [each._asdict() for each in found if each.units]
-    return summary
-
-
-@contextlib.contextmanager
-def deferred_signals() -> Iterator[list[int]]:
-    """A list that signals to stop are added to, for the loop to act on between two calls.
-
-    Those are `STOPPING`, as far as they are not ignored, as SIGHUP is under nohup. A second SIGINT
-    does at once what it did before. Within another such block it is that one's list. Off the main
-    thread signals are left as they are.
-    """
-    outer = [getattr(signal.getsignal(each), "received", None) for each in STOPPING]
-    if found := [each for each in outer if each is not None]:
-        yield found[0]
-        return
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(signum: int, frame: Any) -> None:
-        received.append(signum)
-        if signal.SIGINT in before:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    note.received = received  # type: ignore[attr-defined]
-    before = {
-        number: handler
-        for number in STOPPING
-        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
-    }
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def errors_in_a_line() -> Iterator[None]:
-    """Ends the program with one line for what a user can mend, and with a status that tells.
-
-    Ctrl-C ends it at once, where it does not stop a run that saves its state first, and nothing is
-    printed after that line.
-    """
-    kept = "what was saved is kept; when {}, the same command continues the run"
-    try:
-        with _quiet_end():
-            yield
-    except Stopped as stopped:
-        if distributed.is_first():
-            print(stopped, file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
-        print("interrupted: what was saved is kept; the same command continues", file=sys.stderr)
-        distributed.leave(128 + signal.SIGINT)
-    except (ValueError, TrainingError) as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:
-        raise  # nobody reads what is printed
-    except OSError as error:
-        remedy = kept.format("the disk or the path is mended")
-        print(f"error: {error}\n{remedy}", file=sys.stderr)
-        distributed.leave(1)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if commands.is_out_of_memory(error):
-            print(
-                f"error: there is not enough memory ({errors.first_line(error)})\n"
-                f"{kept.format('there is more')}; or lower config.model.alpha or "
-                "config.train.batch_size, in another --workdir",
-                file=sys.stderr,
-            )
-        elif distributed.is_lost(error):
-            print(
-                f"error: another process is gone ({errors.first_line(error)})\nwhat was saved "
-                "is kept; the same commands, for all processes, continue the run",
-                file=sys.stderr,
-            )
-        else:
-            raise
-        distributed.leave(1)
-
-
-@contextlib.contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Ctrl-C and the end of the program print no more than is meant to be printed."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        # An exception would come up anywhere: in a callback that ignores it, or among threads that
-        # go on writing. A run is safe from being killed at any moment.
-        before = signal.signal(signal.SIGINT, _quit)
-    try:
-        yield
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
-        atexit.register(failures.say_no_more)
-
-
-def _quit(signum: int, frame: Any) -> None:
-    show_cursor = b"\n\x1b[?25h" if os.isatty(2) else b""
-    os.write(
-        2,
-        show_cursor + b"interrupted: what was saved is kept; the same command continues the run\n",
-    )
-    os._exit(128 + signum)
+def _means(lasts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean over the runs of each metric that all of them have."""
+    names = set.intersection(*(set(last) for last in lasts))
+    return {name: float(np.mean([last[name] for last in lasts])) for name in names}

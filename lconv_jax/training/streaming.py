@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lconv_jax import data
 from lconv_jax.parallel import sharding
-from lconv_jax.training import steps
+from lconv_jax.training import rng
 
 # A chunk, the batches that go to the devices together, is bounded to this, and to this many. Four
 # chunks are on the devices at most: the last one, the one in use, one waiting and one on the way.
@@ -86,7 +86,7 @@ def training_batches(
     def order(epoch: int) -> NDArray[np.int32]:
         # On the CPU: on an accelerator it would wait for the training that it is to run ahead of.
         with _on_cpu():
-            return np.asarray(steps.epoch_order(seed, epoch, size))
+            return np.asarray(rng.epoch_order(seed, epoch, size))
 
     def index(step: int) -> NDArray[np.int32]:
         epoch, place = divmod(step, per_epoch)

@@ -12,7 +12,7 @@ import tfds_archives
 
 from lconv_jax import config as config_lib
 from lconv_jax import data
-from lconv_jax.training import loop, programs
+from lconv_jax.training import loop, setup
 
 pytestmark = [
     pytest.mark.slow,
@@ -97,7 +97,7 @@ def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
     config.data.data_dir = str(imagenet)
     config.train.batch_size = 16
     config.data.device_limit_gib = 1e-3
-    experiment = programs.prepare(config)
+    experiment = setup.prepare(config)
     dataset = experiment.dataset
     assert data.is_streamed(dataset.train)
     assert (dataset.num_classes, dataset.image_shape) == (1000, (64, 64, 3))

@@ -227,11 +227,12 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
 
 
 def test_a_program_that_does_not_fit_is_not_timed(monkeypatch):
-    from lconv_jax.training import lanes, programs
+    from lconv_jax.training import lanes
+    from lconv_jax.training.setup import prepare
     from tests import tiny_config
 
     monkeypatch.setattr(lanes, "bytes_available", lambda: 1000)
-    cost = costs.measure(programs.prepare(tiny_config.get_config("sgd")))
+    cost = costs.measure(prepare(tiny_config.get_config("sgd")))
     assert math.isnan(cost.seconds)
     # digits: 64 inputs, 4 · 4 · 4 units, 24 · 4 units, 10 classes.
     assert cost.weights == 64 * 64 + 64 * 96 + 96 * 10

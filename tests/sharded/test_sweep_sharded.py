@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
 from lconv_jax.training import lanes, programs
 from tests import tiny_config
 
@@ -17,7 +17,7 @@ def test_together_over_many_devices():
         for seed, beta in ((0, 5.0), (1, 10.0))
     ]
     experiments = lanes.prepare_together(configs)
-    whole = lanes.undivided(configs[0])
+    whole = lanes.load_whole(configs[0])
     program = lanes.compile_together(experiments, whole)
     states, put, _ = lanes.make_states(experiments)
     for index, experiment in enumerate(experiments):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lconv_jax.training import loop, programs, streaming
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 
@@ -17,7 +18,7 @@ def _config(data, model):
 
 
 def _after_steps(data, model, count=4):
-    experiment = programs.prepare(_config(data, model))
+    experiment = prepare(_config(data, model))
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     state, rows = run(programs.initial_state(experiment), split, jnp.int32(count))
@@ -89,7 +90,7 @@ def test_streamed_batches_over_eight_devices_give_the_same_bits():
         config = _config(4, 2)
         config.model.alpha = 4
         config.data.stream = how
-        experiment = programs.prepare(config)
+        experiment = prepare(config)
         run, state = programs.compile_train_steps(experiment), programs.initial_state(experiment)
         split = experiment.dataset.train
         if how == "never":
