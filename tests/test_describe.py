@@ -12,6 +12,7 @@ import pytest
 
 from lconv_jax import config, data, mdl
 from lconv_jax.compression import certify, export
+from lconv_jax.compression.search import Options
 from lconv_jax.config import with_overrides
 from lconv_jax.describe import describe, load_run
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
@@ -122,7 +123,7 @@ def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
 def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, monkeypatch):
     monkeypatch.setattr("lconv_jax.shorten._GIVE_UP", 0.01)
     before = describe(run_dir).certificate.bounds()["kl"]
-    rows = shorten(run_dir, steps=60, cycles=1)
+    rows = shorten(run_dir, Options(steps=60))
     folder = os.path.join(run_dir, "short")
     try:
         bits = [row["bits"] for row in rows]
@@ -140,7 +141,7 @@ def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, m
         best = min(row["kl_bound"] for row in rows)
         assert describe(run_dir).certificate.bounds()["kl"] == min(before, best)
         # Again, it finds nothing better and loses nothing.
-        assert shorten(run_dir, steps=60, cycles=1) == rows
+        assert shorten(run_dir, Options(steps=60)) == rows
     finally:
         for name in os.listdir(folder):
             os.remove(os.path.join(folder, name))

@@ -1,6 +1,6 @@
 """A contact sheet: examples of a data set, and beside each what augmentation makes of it.
 
-    python -m lconv_jax.data.preview --name=fashion_mnist_small --augment=autoaugment
+    python -m lconv_jax.preview --name=fashion_mnist_small --augment=autoaugment
 
 The first column is the examples as they are stored; each further one has draws of its own. Images
 are shown in grey or colour; signals [L, C] as curves, one for each channel, or, where there are

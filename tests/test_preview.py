@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from lconv_jax import config as config_lib
-from lconv_jax import data
-from lconv_jax.data import preview
+from lconv_jax import data, preview
 
 
 def run(path, **arguments):
@@ -100,7 +99,7 @@ def test_what_cannot_be_shown_is_refused(arguments, says, tmp_path):
 
 def test_the_command_s_flags_are_its_arguments(tmp_path):
     out = tmp_path / "sheet.png"
-    command = [sys.executable, "-m", "lconv_jax.data.preview", "--name=digits", f"--out={out}"]
+    command = [sys.executable, "-m", "lconv_jax.preview", "--name=digits", f"--out={out}"]
     command += ["--rows=2", "--columns=3", "--flip"]
     subprocess.run(command, check=True)
     written = run(tmp_path / "again.png", name="digits", rows=2, columns=3, flip=True)
