@@ -22,7 +22,7 @@ from lconv_jax import data, models
 from lconv_jax.data import policies, sources
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
-from lconv_jax.terminal.tables import markdown
+from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")

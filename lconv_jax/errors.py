@@ -10,6 +10,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and what it accepts."""
 
 
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or key, and what to do."""
+
+
 class StoredError(ValueError):
     """A file that a program wrote and that does not read back; the message names file and line."""
 

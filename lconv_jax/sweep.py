@@ -18,7 +18,7 @@ from rich import table as rich_table
 
 from lconv_jax import config as config_lib
 from lconv_jax import main as main_lib
-from lconv_jax.config import ConfigError
+from lconv_jax.errors import ConfigError
 from lconv_jax.experiments.sweeps import rows, run, shown
 from lconv_jax.host import cache, places
 from lconv_jax.parallel import distributed

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from lconv_jax.data import dataset, files, onehot, tfds
 from lconv_jax.data.onehot import unigram_baseline
 from lconv_jax.data.options import at_least, parse, require, require_memory
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 __all__ = ["BASES", "DEFAULTS", "GENOMICS_DEFAULTS", "read", "read_fasta", "unigram_baseline"]
 

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from lconv_jax.data import dataset
 from lconv_jax.data.dna import BASES
 from lconv_jax.data.options import at_least, parse, require, require_memory
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 DEFAULTS = {
     "length": 64,

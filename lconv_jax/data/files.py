@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from lconv_jax.data import limits
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 from lconv_jax.host import memory
 
 AGAIN = "Write or copy it again"

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 
 class Fill(NamedTuple):

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, options
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 DEFAULTS: dict[str, Any] = {
     "kind": "local",

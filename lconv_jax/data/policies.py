@@ -25,7 +25,7 @@ import numpy as np
 
 from lconv_jax.data import files, operations, policy_sources
 from lconv_jax.data.policy_sources import Step, SubPolicies
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 # The kinds of file, and what their operations fill with: Fast AutoAugment's as in its own code.
 _FILLS = {

@@ -8,12 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from lconv_jax.errors import DataError
+
 # Examples of a column, evenly spaced, whose contents its digest covers.
 _SAMPLED = 64
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file or key, and what to do."""
 
 
 class Records(Protocol):

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.data import dataset, files, limits, tfds, wav
 from lconv_jax.data.options import at_least, parse, require, require_memory
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 DEFAULTS = {
     "frames": 32,

@@ -58,7 +58,7 @@ from numpy.typing import NDArray
 from lconv_jax.data import dataset, files, onehot
 from lconv_jax.data.onehot import unigram_baseline
 from lconv_jax.data.options import at_least, parse, require, require_memory
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 __all__ = ["DEFAULTS", "read", "stem_side", "unigram_baseline"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lconv_jax import data, models
 from lconv_jax.parallel import distributed, sharding
-from lconv_jax.terminal.tables import markdown
+from lconv_jax.tables import markdown
 from lconv_jax.training import lanes, programs
 from lconv_jax.training.setup import Setup, load, prepare
 

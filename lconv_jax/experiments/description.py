@@ -24,7 +24,7 @@ from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.workdir import read_config, read_summary
 from lconv_jax.shorten import shorten
-from lconv_jax.terminal.tables import markdown
+from lconv_jax.tables import markdown
 from lconv_jax.training import loop
 from lconv_jax.training.exporting import load_run
 

@@ -21,7 +21,7 @@ from lconv_jax.data import planted
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.parallel import distributed
-from lconv_jax.terminal.tables import markdown
+from lconv_jax.tables import markdown
 from lconv_jax.training.exporting import restore
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}

@@ -35,9 +35,9 @@ from lconv_jax.experiments import sweeps
 from lconv_jax.host import cache, json_files
 from lconv_jax.host.files import write_atomically
 from lconv_jax.rundir.workdir import read_summary
+from lconv_jax.tables import markdown
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
-from lconv_jax.terminal.tables import markdown
 from lconv_jax.training import loop
 from lconv_jax.training.exporting import load_run
 

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lconv_jax import config as config_lib
-from lconv_jax import data
-from lconv_jax.config import ConfigError, with_overrides
-from lconv_jax.errors import Stopped, TrainingError
+from lconv_jax import data, tables
+from lconv_jax.config import with_overrides
+from lconv_jax.errors import ConfigError, Stopped, TrainingError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.host.signals import deferred_signals
 from lconv_jax.rundir.workdir import check_workdir, read_summary
-from lconv_jax.terminal import tables
 from lconv_jax.training import lanes, loop
 
 # What file systems take.

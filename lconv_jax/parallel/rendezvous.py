@@ -10,7 +10,7 @@ import contextlib
 import socket
 import time
 
-from lconv_jax.config import ConfigError
+from lconv_jax.errors import ConfigError
 
 _RETRY_SECONDS = 0.2
 # A process says who it is at once; what is silent for longer is none.

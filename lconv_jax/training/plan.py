@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from lconv_jax.config import ConfigError
+from lconv_jax.errors import ConfigError
 from lconv_jax.optim.methods import METHODS
 
 # A state counts its steps in 32 bits.

@@ -10,7 +10,7 @@ from lconv_jax import analysis
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import drawing, runs
 from lconv_jax.experiments.runs import add_localisation, first_kernel, run_all, table
-from lconv_jax.terminal.tables import markdown
+from lconv_jax.tables import markdown
 from tests import tiny_config
 
 
