@@ -87,6 +87,11 @@ class MetricsWriter:
                 self._events.add(step, summary.histogram(f"weights/{name}", weights, _BINS))
         self._events.add(step, summary.image("filters", filters, dataformats="HWC"))
 
+    def push(self) -> None:
+        """Lets others see what is written to metrics.jsonl; it is not on disk for that."""
+        with naming(self._path):
+            self._file.flush()
+
     def flush(self) -> None:
         """Returns once everything written is on disk."""
         with naming(self._path):

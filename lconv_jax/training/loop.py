@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from absl import logging
 
 from lconv_jax import config as config_lib
-from lconv_jax import data
+from lconv_jax import data, models
 from lconv_jax.errors import Stopped, TrainingError
 from lconv_jax.host import cache
 from lconv_jax.host.signals import deferred_signals
@@ -189,7 +190,7 @@ def train(
     config, plan = runs[0].setup.config, runs[0].setup.plan
     per_epoch, total = plan.steps_per_epoch, plan.total_steps
     step, limit = 0, 1
-    with make_progress(total, per_epoch) as show:
+    with make_progress(_title(runs), total, per_epoch) as show:
         while waiting := [run for run in runs if run.joins < math.inf]:
             # Where those at work have all diverged, it goes on from where the next one was left.
             step = max(step, int(min(run.joins for run in waiting)))
@@ -218,7 +219,7 @@ def train(
             step += count
             active = [run for run in active if run.joins < math.inf]
             if shown:
-                show(step, _means(shown))
+                show(step, _means(shown), _is_due(step, plan, config.log.eval_every_epochs))
             if step < total and step % per_epoch == 0 and (units := program.shrink()):
                 for run in active:
                     run.session.writer.write(step, units)
@@ -231,6 +232,22 @@ def train(
                     run.session.save(step, program.take(run.index))
             if signum and step < total:
                 raise Stopped(int(signum), step)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    """What is trained on what, in a line."""
+    setup, several = runs[0].setup, f"{len(runs)} runs of " if len(runs) > 1 else ""
+    model, dataset, plan = setup.config.model, setup.dataset, setup.plan
+    weights = sum(kernel.size for kernel in models.kernels(setup.state_shapes.params).values())
+    at = min(run.joins for run in runs)
+    device = jax.devices()[0].device_kind
+    return (
+        f"{several}{model.name}, α = {model.alpha}, {weights:,} weights, by "
+        f"{setup.config.optimizer.name} on {dataset.name}: {len(dataset.train.labels):,} examples, "
+        f"{dataset.num_classes} classes; {setup.config.train.epochs} epochs of "
+        f"{plan.steps_per_epoch:,} steps on {setup.mesh.size} × {device}"
+        + (f", from step {at:,}" if at else "")
+    )
 
 
 def _is_due(step: int, plan: Any, every_epochs: int) -> bool:
@@ -265,6 +282,7 @@ def _look(
     if result:
         writer.write(step, result)
         writer.write_board(step, result)
+    writer.push()
     return writer.last | last
 
 
