@@ -1,4 +1,4 @@
-"""The configuration of a run: every key's default, type, range and meaning in one place.
+"""The configuration of a run: each key's default, type, range and meaning.
 
 A key that is added later has a default that does what was done before, so that runs from before
 can be continued and read.

@@ -1,4 +1,4 @@
-"""A contact sheet: examples of a data set, and beside each what augmentation makes of it.
+"""Draws examples of a data set, and beside each what augmentation makes of it.
 
     python -m lconv_jax.preview --name=fashion_mnist_small --augment=autoaugment
 
