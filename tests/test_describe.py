@@ -80,7 +80,7 @@ def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     file, certificate = certify.shortest_description(
         network, experiment.dataset.train, 0.05, depths=(3, 7, 15), refine=False
     )
-    assert lines[-1] == {"step": lines[-1]["step"]} | certificate.metrics()
+    assert lines[-1].items() >= certificate.metrics().items()
     for line in read_metrics(run_dir):
         assert not ("mdl/estimate_bits" in line and "mdl/bits" in line)
     estimate = [line for line in read_metrics(run_dir) if "mdl/estimate_bits" in line][-1]
