@@ -10,7 +10,10 @@ import sys
 
 # Each the module `lconv_jax.NAME` with a `main` of its own; the first line of its docstring is
 # what the list says.
-COMMANDS = ("main", "sweep", "describe", "shorten", "predict", "preview", "config", "data.prepare")
+COMMANDS = (
+    *("main", "sweep", "describe", "shorten", "predict", "export", "preview", "config"),
+    "data.prepare",
+)
 EXPERIMENTS = (
     *("fashion_mnist", "other_data", "planted", "localisation", "description"),
     *("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"),

@@ -20,7 +20,7 @@ from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
 from lconv_jax.terminal import commands
-from lconv_jax.training.exporting import load_run
+from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
@@ -47,7 +47,7 @@ def describe(run_dir: str) -> Description:
     Raises:
       ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
-    experiment, network, step = load_run(run_dir)
+    experiment, network, step = restore_network(run_dir)
     split, delta = experiment.dataset.train, experiment.config.log.delta
     found = [
         Description(file, certificate, path, experiment)

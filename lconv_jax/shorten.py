@@ -25,7 +25,7 @@ from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.parallel import distributed
 from lconv_jax.terminal import commands
-from lconv_jax.training.exporting import load_run
+from lconv_jax.training.exporting import restore_network
 
 FRONTIER_FILE = "frontier.json"
 
@@ -38,7 +38,7 @@ def shorten(run_dir: str, options: Options = DEFAULTS) -> list[dict[str, Any]]:
     Returns:
       One row a file of the frontier, the shortest first.
     """
-    setup, network, _ = load_run(run_dir)
+    setup, network, _ = restore_network(run_dir)
     dataset, delta = setup.dataset, setup.config.log.delta
     folder = os.path.join(run_dir, SHORT_DIR)
     if os.path.islink(folder):

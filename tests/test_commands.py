@@ -9,15 +9,15 @@ import jax
 import pytest
 from absl import flags
 
-from lconv_jax import describe, errors, main, predict, shorten, sweep
+from lconv_jax import describe, errors, export, main, predict, shorten, sweep
 from lconv_jax.errors import ConfigError
 from lconv_jax.host.signals import STOPPING, deferred_signals
 from lconv_jax.parallel import distributed
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
 
-COMMANDS = (main, sweep, describe, predict, shorten)
-OWN = {"config", "workdir", "grid", "out", "split", "depth"}
+COMMANDS = (main, sweep, describe, export, predict, shorten)
+OWN = {"config", "workdir", "grid", "out", "split", "step", "depth"}
 
 
 def _python(program, **options):
@@ -27,7 +27,7 @@ def _python(program, **options):
 
 
 def test_importing_the_commands_defines_no_flag():
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
     assert not OWN & set(flags.FLAGS)
 
 

@@ -14,7 +14,7 @@ from lconv_jax import config, data, mdl
 from lconv_jax.compression import certify, export
 from lconv_jax.compression.search import Options
 from lconv_jax.config import with_overrides
-from lconv_jax.describe import describe, load_run
+from lconv_jax.describe import describe, restore_network
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.rundir.metrics import read_metrics
 from lconv_jax.shorten import FRONTIER_FILE, shorten
@@ -52,7 +52,7 @@ def run_dir(tmp_path_factory):
 
 
 def test_the_exported_network_is_the_evaluated_one(run_dir):
-    experiment, network, step = load_run(run_dir)
+    experiment, network, step = restore_network(run_dir)
     test = experiment.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
     logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
@@ -76,7 +76,7 @@ def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     lines = [line for line in read_metrics(run_dir) if "mdl/bits" in line]
     per_epoch = 1437 // 128
     assert [line["step"] for line in lines] == [15 * per_epoch, 30 * per_epoch]
-    experiment, network, _ = load_run(run_dir)
+    experiment, network, _ = restore_network(run_dir)
     file, certificate = certify.shortest_description(
         network, experiment.dataset.train, 0.05, depths=(3, 7, 15), refine=False
     )
@@ -161,7 +161,7 @@ def test_old_run_directories_are_read(run_dir, tmp_path):
 def test_permuted_pixels_are_put_back(tmp_path):
     changes = {"data.permute": 1, "train.epochs": 4, "log.describe_every_epochs": 0}
     loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
-    experiment, network, _ = load_run(str(tmp_path))
+    experiment, network, _ = restore_network(str(tmp_path))
     test = experiment.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
     logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
@@ -204,7 +204,7 @@ def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
 def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
     changes = {"train.shrink": "exact", "model.alpha": 8, "log.describe_every_epochs": 0}
     summary = loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
-    experiment, network, step = load_run(str(tmp_path))
+    experiment, network, step = restore_network(str(tmp_path))
     assert step == experiment.plan.total_steps
     units = experiment.state_shapes.params["conv1"]["kernel"].shape[1]
     assert summary["metrics"]["units/conv1"] < units == len(network.layers[0].bias)

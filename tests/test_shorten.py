@@ -179,7 +179,7 @@ def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
     (folder / "frontier.json").write_text(json.dumps(listed))
 
     experiment = SimpleNamespace(dataset=digits, config=tiny_config.get_config())
-    monkeypatch.setattr(shorten, "load_run", lambda _: (experiment, None, 0))
+    monkeypatch.setattr(shorten, "restore_network", lambda _: (experiment, None, 0))
     monkeypatch.setattr(search, "search", lambda *_, **__: [(file, certificate)])
     decode_all = lambda files: {name: mdl.decode(each) for name, each in files.items()}  # noqa: E731
     monkeypatch.setattr(untrusted, "decode", decode_all)

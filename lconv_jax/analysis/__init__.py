@@ -7,6 +7,7 @@ from lconv_jax.analysis.filters import (
     picture,
     save_filters,
     tile,
+    unpermuted_rows,
 )
 from lconv_jax.analysis.localisation import (
     Localisation,
@@ -42,5 +43,6 @@ __all__ = [
     "support_bits",
     "tile",
     "unit_spread",
+    "unpermuted_rows",
     "window_share",
 ]

@@ -24,6 +24,8 @@ from lconv_jax.models.three_fc import ThreeFC
 
 # Of every normalisation in `lconv_jax.models`.
 _EPSILON = 1e-5
+# Blocks of a ResNet-18 that double the channels and halve the sides.
+_WIDENING = (3, 5, 7)
 
 
 def export(
@@ -127,6 +129,29 @@ def with_weights(network: Network, tree: Sequence[Mapping[str, Any]]) -> Network
     return network._replace(layers=tuple(layers))
 
 
+def layer_names(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """For each layer of a folded model the names of its terms: those of the model's own layers.
+
+    A residual block's identity shortcut, which has no layer in the model, is "blockN/identity".
+
+    Raises:
+        ValueError: a model of another kind.
+    """
+    if isinstance(model, ConvFamily):
+        convs = [(f"conv{number}",) for number in range(1, len(model.convs) + 1)]
+        return (*convs, ("fc1",), ("fc2",))
+    if isinstance(model, ThreeFC):
+        return ("fc1",), ("fc2",), ("fc3",)
+    if isinstance(model, ResNet18):
+        blocks = []
+        for number in range(1, 9):
+            block = f"block{number}"
+            shortcut = "conv_shortcut" if number in _WIDENING else "identity"
+            blocks += [(f"{block}/conv1",), (f"{block}/conv2", f"{block}/{shortcut}")]
+        return (("conv1",), *blocks, ("fc1",))
+    raise ValueError(f"model must be made by models.create, got {type(model).__name__}")
+
+
 def unpermute(network: Network, order: NDArray[Any]) -> Network:
     """The network for images as they are, from one trained on images with shuffled pixels.
 
@@ -226,7 +251,7 @@ def _resnet18(model: ResNet18, variables: Any, shape: tuple[int, ...]) -> list[L
     sides, layers = shape[1:-1], [_normalised(variables, "conv1", "conv", 0)]
     for number in range(1, 9):
         block, source = f"block{number}", len(layers)
-        stride = 2 if number in (3, 5, 7) else 1
+        stride = 2 if number in _WIDENING else 1
         kernel, bias = _folded(variables, "conv1", block)
         layers.append(Layer((Term("conv", source, stride, kernel),), bias))
         kernel, bias = _folded(variables, "conv2", block)

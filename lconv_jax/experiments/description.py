@@ -26,7 +26,7 @@ from lconv_jax.rundir.workdir import read_config, read_summary
 from lconv_jax.shorten import shorten
 from lconv_jax.tables import markdown
 from lconv_jax.training import loop
-from lconv_jax.training.exporting import load_run
+from lconv_jax.training.exporting import restore_network
 
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2
@@ -101,7 +101,7 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
 
 def rounded_bound(run_dir: str) -> float | None:
     """The kl bound of a run's network, merely rounded; None for a dense one."""
-    experiment, network, _ = load_run(run_dir)
+    experiment, network, _ = restore_network(run_dir)
     if certify.is_dense(network):
         return None
     delta = experiment.config.log.delta

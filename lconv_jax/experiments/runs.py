@@ -39,7 +39,7 @@ from lconv_jax.tables import markdown
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
 from lconv_jax.training import loop
-from lconv_jax.training.exporting import load_run
+from lconv_jax.training.exporting import restore_network
 
 K = TypeVar("K", bound=Hashable)
 C = TypeVar("C", bound=NamedTuple)
@@ -293,7 +293,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
-    _, network, _ = load_run(run_dir)
+    _, network, _ = restore_network(run_dir)
     return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
 
 

@@ -74,6 +74,15 @@ def read_config(workdir: str | os.PathLike[str]) -> Any:
     return config_lib.unflatten(flat)
 
 
+def read_data_digest(workdir: str | os.PathLike[str]) -> str:
+    """The digest of the data of the run in a directory, as `data.digest` gives it.
+
+    Raises:
+      StoredError: config.json is damaged.
+    """
+    return _read_record(workdir)["data_sha256"]
+
+
 def _read_record(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     return json_files.read(
         os.path.join(workdir, CONFIG_FILE),

@@ -38,7 +38,7 @@ def restore(run_dir: str) -> tuple[Setup, TrainState, int]:
     return setup, state, step
 
 
-def load_run(run_dir: str) -> tuple[Setup, mdl.Network, int]:
+def restore_network(run_dir: str) -> tuple[Setup, mdl.Network, int]:
     """The setup of a run directory, its newest network in floating point, and that one's step.
 
     Raises:

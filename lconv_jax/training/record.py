@@ -117,9 +117,7 @@ def _unpermuted(setup: Setup, weights: NDArray[Any]) -> NDArray[Any]:
     seed = inputs.permutation_seed(config)
     if seed is None or weights.ndim != 2:
         return weights
-    by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
-    back = np.argsort(inputs.permutation(seed, image_shape))
-    return by_pixel[back].reshape(weights.shape)
+    return analysis.unpermuted_rows(weights, inputs.permutation(seed, image_shape), image_shape)
 
 
 def summarise(setup: Setup, state: TrainState, session: Session, started: float) -> dict[str, Any]:
