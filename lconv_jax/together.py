@@ -106,7 +106,13 @@ def prepare_together(configs: Sequence[Any]) -> list[programs.Experiment]:
 
 def undivided(config: Any) -> data.Dataset:
     """The data set of a configuration with no example held out: what all its seeds choose from."""
-    return data.load(config.data.name, config.data.data_dir or None, examples=config.data.examples)
+    return data.load(
+        config.data.name,
+        config.data.data_dir or None,
+        examples=config.data.examples,
+        size=config.data.size,
+        channels=config.data.channels,
+    )
 
 
 def divided_rows(
@@ -271,7 +277,9 @@ class _Lane:
 def _open(stack: contextlib.ExitStack, run: Run, index: int) -> _Lane:
     experiment, config = run.experiment, run.experiment.config
     directory = stack.enter_context(
-        open_workdir(run.directory, config, data.digest(experiment.dataset))
+        open_workdir(
+            run.directory, config, data.digest(experiment.dataset), data.about(experiment.dataset)
+        )
     )
     lane = _Lane(index, experiment, directory)
     if is_over(run):

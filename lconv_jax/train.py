@@ -73,7 +73,9 @@ class Stopped(Exception):  # noqa: N818, an order to stop is not an error
         self.signum = signum
 
 
-def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Any, workdir: str | os.PathLike[str], dataset: data.Dataset | None = None
+) -> dict[str, Any]:
     """Runs the experiment `config` in `workdir`, or continues it, and returns its summary.
 
     Writes config.json, metrics.jsonl, TensorBoard events, checkpoints/<step>/, filters.png and
@@ -81,13 +83,24 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     With several processes (see `distributed`) all call this; the first one writes, and `workdir`
     is on a file system that all see, for the checkpoints.
 
+    Args:
+      config: as `config.base_config` makes it.
+      workdir: the run directory; it is made if need be.
+      dataset: data that a program made (see `data.from_arrays`), in the place of those that
+        config.data.name names. The run directory says so, by the name "given". The run is
+        continued with the same data only, given again; their digest is compared.
+
     Raises:
       ConfigError, DataError: before anything is compiled or written.
       TrainingError: if the loss or a weight is no longer finite; the last checkpoint is kept.
       Stopped: after a signal to stop (`STOPPING`), once the state is saved.
     """
     started = time.monotonic()
-    experiment = distributed.together(lambda: programs.prepare(config))
+    experiment = distributed.together(
+        lambda: (
+            programs.prepare(config) if dataset is None else programs.prepare_given(config, dataset)
+        )
+    )
     config = experiment.config
     digest = data.digest(experiment.dataset)
     # Where the data are may differ from host to host.
@@ -96,7 +109,9 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     with contextlib.ExitStack() as stack:
         compiling = stack.enter_context(cache.CompileClock())
         directory = distributed.together(
-            lambda: stack.enter_context(_claim(workdir, config, digest))
+            lambda: stack.enter_context(
+                _claim(workdir, config, digest, data.about(experiment.dataset))
+            )
         )
         shared = distributed.from_first(directory)
         signals = stack.enter_context(deferred_signals())
@@ -121,11 +136,11 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
 
 
 def _claim(
-    workdir: str | os.PathLike[str], config: Any, digest: str
+    workdir: str | os.PathLike[str], config: Any, digest: str, about: dict[str, Any]
 ) -> contextlib.AbstractContextManager[str]:
     """The run directory, for the process that writes it; for others one that goes away again."""
     if distributed.is_first():
-        return open_workdir(workdir, config, digest)
+        return open_workdir(workdir, config, digest, about)
     return tempfile.TemporaryDirectory()
 
 
@@ -362,6 +377,7 @@ def summarise(
         "num_examples": len(experiment.dataset.train.labels),
         "config_sha256": config_lib.digest(experiment.config),
         "data_sha256": data.digest(experiment.dataset),
+        "data": data.about(experiment.dataset),
         "time/wall_seconds": time.monotonic() - started,
         "resumed_at_step": session.step,
         "sessions": session.history,

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -24,12 +24,17 @@ _PACKAGES = ("lconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str) -> Iterator[str]:
+def open_workdir(
+    workdir: str | os.PathLike[str],
+    config: Any,
+    data_sha256: str,
+    about: Mapping[str, Any] | None = None,
+) -> Iterator[str]:
     """Claims a run directory for this process and this configuration.
 
     A new directory gets config.json. One that holds a run must hold this one: keys that decide
     what is computed, and the data, must be equal. Other keys (see `config.is_free`) may change;
-    config.json then lists the change.
+    config.json then lists the change. It also says `about` of the data: their names and sizes.
 
     Yields:
       The absolute path of the directory.
@@ -47,6 +52,8 @@ def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str)
                 f"--workdir={directory} is in use by another process; wait for it or choose another"
             ) from None
         record = _compare(directory, dict(config_lib.flatten(config)), data_sha256)
+        if about is not None:
+            record["data"] = dict(about)
         write_atomically(os.path.join(directory, CONFIG_FILE), json.dumps(record, indent=2) + "\n")
         yield directory
 
