@@ -104,7 +104,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
             "with them again, or write them with lconv_jax.data.save and train on that file"
         )
     if name == "fashion_mnist_small":
-        return npz.read_npz(SMALL_PATH)
+        return npz.read_npz(SMALL_PATH)._replace(class_names=idx.CLASS_NAMES)
     if name == "digits":
         return _read_digits()
     if name == "fashion_mnist":
