@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, models, programs
+from lconv_jax import data, models
+from lconv_jax.training import programs
 
 CLASSES = 10
 SMALL, COLOUR = (28, 28, 1), (32, 32, 3)

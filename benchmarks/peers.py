@@ -31,7 +31,7 @@ import torch
 
 from benchmarks import cases, common, torch_models
 from benchmarks.step import Stepper
-from lconv_jax import programs, steps
+from lconv_jax.training import programs, steps
 
 MODELS = tuple(name for name, case in cases.CASES.items() if not case.gpu_only)
 CHECKED_STEPS = 3

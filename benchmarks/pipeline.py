@@ -30,7 +30,9 @@ from jax import lax
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import data, programs, sharding, steps, stream
+from lconv_jax import data
+from lconv_jax.parallel import sharding
+from lconv_jax.training import programs, steps, streaming
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
 EXAMPLES, CLASSES, CROP = 10_000, 10, 4
@@ -107,7 +109,7 @@ def input_program(
 
 
 def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable[[], Any]:
-    """The function that takes `count` training steps from step 0, as `lconv_jax.train` does."""
+    """The function that takes `count` training steps from step 0, as a run does."""
     experiment = programs.prepare(config, dataset)
     plan, mesh = experiment.plan, experiment.mesh
     run_steps = programs.compile_train_steps(experiment)
@@ -119,7 +121,7 @@ def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable
     def run() -> Any:
         state = dataclasses.replace(states[0], step=jnp.zeros((), jnp.int32))
         step, rows = 0, None
-        with stream.training_feed(config, split, plan.total_steps, mesh, 0) as feed:
+        with streaming.training_feed(config, split, plan.total_steps, mesh, 0) as feed:
             while step < count:
                 batches, most = feed(step)
                 to_epoch_end = plan.steps_per_epoch - step % plan.steps_per_epoch
@@ -137,11 +139,11 @@ def reading_program(config: Any, split: data.Split, count: int) -> Callable[[], 
     """The function that reads the batches of `count` steps onto the device, and no more."""
     mesh, size = sharding.make_mesh(), config.train.batch_size
     rows = sharding.local_rows(mesh, size)
-    length = stream.chunk_steps(split, size, count)
+    length = streaming.chunk_steps(split, size, count)
 
     def run() -> Any:
-        batches = stream.training_batches(split, config.seed, size, count, rows)
-        with stream.prefetched(batches, mesh, size, length) as chunks:
+        batches = streaming.training_batches(split, config.seed, size, count, rows)
+        with streaming.prefetched(batches, mesh, size, length) as chunks:
             return [jax.block_until_ready(chunk.labels) for chunk in chunks]
 
     return run

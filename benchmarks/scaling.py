@@ -29,7 +29,8 @@ import numpy as np
 
 from benchmarks import collectives, common
 from lconv_jax import config as config_lib
-from lconv_jax import data, models, programs
+from lconv_jax import data, models
+from lconv_jax.training import programs
 
 IMAGE_SHAPE, EXAMPLES = (32, 32, 3), 50_000
 # (data, model, batch): the batch of the paper on one and on eight devices; on 256 also a large one.

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import metrics, programs, shrink, train
 from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.rundir import metrics
+from lconv_jax.training import loop, programs, shrinking
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -53,7 +54,7 @@ def get_config(args: Any, how: str, seed: int) -> Any:
 def run(args: Any, how: str, seed: int, runs_dir: str) -> dict[str, Any]:
     """Trains once; the curves and the end of the run."""
     config, workdir = get_config(args, how, seed), os.path.join(runs_dir, f"{how}-seed{seed}")
-    summary = train.train_and_evaluate(config, workdir)
+    summary = loop.train_and_evaluate(config, workdir)
     lines = metrics.read_metrics(workdir)
     at, rate = metrics.column(lines, "time/examples_per_second")
     per_epoch = at[0]
@@ -96,7 +97,7 @@ def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     if keep is None:
         return None
     rng = np.random.default_rng(seed)
-    hidden = shrink.hidden_layers(whole.model, whole.dataset.image_shape)
+    hidden = shrinking.hidden_layers(whole.model, whole.dataset.image_shape)
     shuffled = {layer.name: rng.permutation(layer.units) for layer in hidden}
 
     def losses(keep: dict[str, NDArray[np.int64]] | None) -> NDArray[Any]:

@@ -31,9 +31,9 @@ from jax.experimental import sparse
 from numpy.typing import NDArray
 
 from benchmarks import common
-from lconv_jax import programs, steps
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.workdir import CHECKPOINTS, read_config
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.workdir import CHECKPOINTS, read_config
+from lconv_jax.training import programs, steps
 
 
 def gradient_of_outputs(experiment: Any, state: Any, x: jax.Array, y: jax.Array) -> jax.Array:

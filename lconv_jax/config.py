@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from lconv_jax import data, models, places
+from lconv_jax import data, models
 from lconv_jax.data import images, policies, sources
 from lconv_jax.errors import ConfigError
-from lconv_jax.tables import markdown
+from lconv_jax.host import places
+from lconv_jax.terminal.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
 OPTIMIZERS = ("beta_lasso", "sgd")

@@ -13,11 +13,16 @@ from typing import NamedTuple
 from absl import app, flags
 from rich import box, table
 
-from lconv_jax import certify, commands, data, distributed, mdl, places, programs
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.files import write_atomically
+from lconv_jax import data, mdl
+from lconv_jax.compression import certify
+from lconv_jax.host import places
+from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
-from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.workdir import CHECKPOINTS, CONFIG_FILE, read_config
+from lconv_jax.terminal import commands
+from lconv_jax.training import programs
 
 SHORT_DIR = "short"
 

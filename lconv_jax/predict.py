@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 from absl import app, flags
 
-from lconv_jax import commands, config, data, mdl, places
+from lconv_jax import config, data, mdl
+from lconv_jax.host import places
 from lconv_jax.mdl import untrusted
+from lconv_jax.terminal import commands
 
 
 def define_flags() -> None:

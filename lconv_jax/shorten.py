@@ -19,13 +19,17 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from lconv_jax import certify, commands, data, distributed, export, mdl, places
+from lconv_jax import data, mdl
+from lconv_jax.compression import certify, export
 from lconv_jax.describe import SHORT_DIR, certified_files, load_run, rounded_up
 from lconv_jax.errors import ConfigError
-from lconv_jax.files import write_atomically
+from lconv_jax.host import places
+from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
 from lconv_jax.mdl.quantize import equalize
+from lconv_jax.parallel import distributed
+from lconv_jax.terminal import commands
 
 FRONTIER_FILE = "frontier.json"
 _BATCH = 256

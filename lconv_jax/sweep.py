@@ -25,13 +25,17 @@ from ml_collections import config_flags
 from rich import box
 from rich import table as rich_table
 
-from lconv_jax import cache, commands, data, distributed, places, tables, together, train
 from lconv_jax import config as config_lib
+from lconv_jax import data
 from lconv_jax import main as main_lib
 from lconv_jax.config import ConfigError
 from lconv_jax.experiments.runs import with_overrides
-from lconv_jax.files import write_atomically
-from lconv_jax.workdir import check_workdir, read_summary
+from lconv_jax.host import cache, places
+from lconv_jax.host.files import write_atomically
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir.workdir import check_workdir, read_summary
+from lconv_jax.terminal import commands, tables
+from lconv_jax.training import lanes, loop
 
 # What file systems take.
 _LONGEST_NAME = 255
@@ -162,7 +166,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains every setting of a grid with every seed, or continues; returns what sweep.json says.
 
-    Each run has a directory of its own under `workdir`, which is what `train.train_and_evaluate`
+    Each run has a directory of its own under `workdir`, which is what `loop.train_and_evaluate`
     would have made of it. Runs that are finished are not repeated; a run that diverged is marked
     by a file diverged.json there, and stays as it is until that file is deleted. Also written, and
     brought up to date whenever runs are finished: sweep.json and sweep.md, the ranking.
@@ -178,13 +182,13 @@ def run(
 
     Raises:
       ConfigError, DataError: before anything is compiled or written.
-      train.Stopped: after a signal to stop, once all states are saved.
+      loop.Stopped: after a signal to stop, once all states are saved.
     """
     workdir = places.folder(workdir, "--workdir")
     settings = expand(config, grid, seeds)
     configs = [each for setting in settings for each in setting.configs]
     directories = [each for setting in settings for each in setting.directories(workdir)]
-    experiments = together.prepare_together(configs)
+    experiments = lanes.prepare_together(configs)
     for experiment in experiments:
         if data.is_streamed(experiment.dataset.train):
             raise ConfigError(
@@ -193,15 +197,15 @@ def run(
                 "streamed there; set it to never, if the device has room for it"
             )
     digests: dict[int, str] = {}
-    runs = list(itertools.starmap(together.Run, zip(experiments, directories, strict=True)))
+    runs = list(itertools.starmap(lanes.Run, zip(experiments, directories, strict=True)))
     for each in runs:
         dataset = each.experiment.dataset
         if id(dataset) not in digests:
             digests[id(dataset)] = data.digest(dataset)
         check_workdir(each.directory, each.experiment.config, digests[id(dataset)])
-    groups: dict[Any, list[together.Run]] = {}
+    groups: dict[Any, list[lanes.Run]] = {}
     for each in runs:
-        groups.setdefault(together.program_key(each.experiment.config), []).append(each)
+        groups.setdefault(lanes.program_key(each.experiment.config), []).append(each)
 
     def write() -> dict[str, Any]:
         result = collect(settings, workdir, command)
@@ -211,46 +215,46 @@ def run(
         report(result)
         return result
 
-    with train.deferred_signals() as signals:
+    with loop.deferred_signals() as signals:
         for group in groups.values():
             for last in _train_group(group, most):
                 write()
                 # One that came as these were finished stopped nothing.
-                if signals and not all(map(together.is_over, runs)):
-                    raise train.Stopped(signals[0], last)
+                if signals and not all(map(lanes.is_over, runs)):
+                    raise loop.Stopped(signals[0], last)
     return write()
 
 
-def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[int]:
+def _train_group(runs: Sequence[lanes.Run], most: int) -> Iterator[int]:
     """Trains runs of one program, as many together as may be.
 
     Yields their last step whenever some are finished.
     """
     total = runs[0].experiment.plan.total_steps
-    if all(map(together.is_over, runs)):
+    if all(map(lanes.is_over, runs)):
         return
     if runs[0].experiment.config.train.shrink != "none":
         # Networks that grow smaller each in their own way have no shape in common.
         for each in runs:
-            if not together.is_over(each):
+            if not lanes.is_over(each):
                 try:
-                    train.train_and_evaluate(each.experiment.config, each.directory)
-                except train.TrainingError as error:
-                    together.mark_diverged(each.directory, error)
+                    loop.train_and_evaluate(each.experiment.config, each.directory)
+                except loop.TrainingError as error:
+                    lanes.mark_diverged(each.directory, error)
                 yield total
         return
-    whole = together.undivided(runs[0].experiment.config)
+    whole = lanes.undivided(runs[0].experiment.config)
     programs: dict[int, Any] = {}
 
     def program(size: int) -> Any:
         if size not in programs:
             experiments = [each.experiment for each in runs[:size]]
-            programs[size] = together.compile_together(experiments, whole)
+            programs[size] = lanes.compile_together(experiments, whole)
         return programs[size]
 
-    size = min(most or together.worthwhile(runs[0].experiment), len(runs))
+    size = min(most or lanes.worthwhile(runs[0].experiment), len(runs))
     while not most and size > 1:
-        needed, available = together.bytes_needed(program(size)), together.bytes_available()
+        needed, available = lanes.bytes_needed(program(size)), lanes.bytes_available()
         if needed <= available:
             break
         size = max(1, min(size - 1, int(size * available / needed)))
@@ -259,8 +263,8 @@ def _train_group(runs: Sequence[together.Run], most: int) -> Iterator[int]:
     count = math.ceil(len(runs) / size)
     for index in range(count):
         chunk = runs[index * len(runs) // count : (index + 1) * len(runs) // count]
-        if not all(map(together.is_over, chunk)):
-            together.train_together(chunk, whole, program(len(chunk)))
+        if not all(map(lanes.is_over, chunk)):
+            lanes.train_together(chunk, whole, program(len(chunk)))
             yield total
 
 
@@ -287,7 +291,7 @@ def collect(
             }
             if summary is not None:
                 found |= {name: summary["metrics"][name] for name in measured}
-            elif (message := together.read_diverged(directory)) is not None:
+            elif (message := lanes.read_diverged(directory)) is not None:
                 found["diverged"] = message
             runs.append(found)
         over_seeds = {}
@@ -379,7 +383,7 @@ def main(argv: list[str]) -> None:
         f"--config.{key}={shown(value)}"
         for key, value in config_flags.get_override_values(flag).items()
     ]
-    with train.errors_in_a_line():
+    with loop.errors_in_a_line():
         places.folder(given.workdir, "--workdir")
         distributed.initialize()
         cache.enable(given.compilation_cache)

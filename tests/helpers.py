@@ -2,7 +2,8 @@
 
 import jax
 
-from lconv_jax import metrics, programs, steps
+from lconv_jax.rundir import metrics
+from lconv_jax.training import programs, steps
 
 
 def in_dtype(experiment, dtype):

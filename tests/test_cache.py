@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lconv_jax import cache
+from lconv_jax.host import cache
 from tests.test_resume import ROOT, _assert_same_run
 
 

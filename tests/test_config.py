@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import programs, steps
 from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.training import programs, steps
 from tests import tiny_config
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import certify, config, data, export, mdl, train
+from lconv_jax import config, data, mdl
+from lconv_jax.compression import certify, export
 from lconv_jax.describe import describe, load_run
 from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
-from lconv_jax.metrics import read_metrics
+from lconv_jax.rundir.metrics import read_metrics
 from lconv_jax.shorten import FRONTIER_FILE, shorten
+from lconv_jax.training import loop
 from tests.tiny_config import get_config
 
 SPARSE = {
@@ -44,7 +46,7 @@ def command(module, *arguments):
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("run"))
-    train.train_and_evaluate(with_overrides(get_config(), SPARSE), directory)
+    loop.train_and_evaluate(with_overrides(get_config(), SPARSE), directory)
     return directory
 
 
@@ -145,7 +147,7 @@ def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, m
 
 
 def test_old_run_directories_are_read(run_dir, tmp_path):
-    from lconv_jax.workdir import CONFIG_FILE, read_config
+    from lconv_jax.rundir.workdir import CONFIG_FILE, read_config
 
     with open(os.path.join(run_dir, CONFIG_FILE), encoding="utf-8") as stream:
         record = json.load(stream)
@@ -157,7 +159,7 @@ def test_old_run_directories_are_read(run_dir, tmp_path):
 @pytest.mark.slow
 def test_permuted_pixels_are_put_back(tmp_path):
     changes = {"data.permute": 1, "train.epochs": 4, "log.describe_every_epochs": 0}
-    train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
+    loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
     experiment, network, _ = load_run(str(tmp_path))
     test = experiment.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
@@ -200,7 +202,7 @@ def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
 
 def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
     changes = {"train.shrink": "exact", "model.alpha": 8, "log.describe_every_epochs": 0}
-    summary = train.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
+    summary = loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
     experiment, network, step = load_run(str(tmp_path))
     assert step == experiment.plan.total_steps
     units = experiment.state_shapes.params["conv1"]["kernel"].shape[1]

@@ -7,9 +7,10 @@ import pytest
 from flax import linen
 from jax.test_util import check_grads
 
-from lconv_jax import data, models, steps
-from lconv_jax.export import apply, export, unpermute, weights, with_weights
+from lconv_jax import data, models
+from lconv_jax.compression.export import apply, export, unpermute, weights, with_weights
 from lconv_jax.mdl.network import Layer, Network, Term
+from lconv_jax.training import steps
 from tests import tiny_config
 
 DENSE = ("d_fc", "s_fc", "three_fc")

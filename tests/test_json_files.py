@@ -5,9 +5,12 @@ import os
 
 import pytest
 
-from lconv_jax import json_files, sweep, together, workdir
+from lconv_jax import sweep
 from lconv_jax.errors import ConfigError, StoredError
 from lconv_jax.experiments.runs import read_kept
+from lconv_jax.host import json_files
+from lconv_jax.rundir import workdir
+from lconv_jax.training import lanes
 from tests import tiny_config
 
 FORM = {"name": str, "rows": [{"bits": int, "error": float}], "sizes": {str: int}}
@@ -68,7 +71,7 @@ def test_every_file_of_a_run_is_named(text, tmp_path):
         ("config.json", workdir.read_config),
         ("config.json", lambda folder: workdir.check_workdir(folder, tiny_config.get_config(), "")),
         ("summary.json", workdir.read_summary),
-        ("diverged.json", together.read_diverged),
+        ("diverged.json", lanes.read_diverged),
     ):
         with pytest.raises(StoredError, match=f"^{tmp_path / name}"):
             read(tmp_path)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, programs, steps, together, train
+from lconv_jax import data
 from lconv_jax.experiments.runs import with_overrides
-from lconv_jax.workdir import CONFIG_FILE, open_workdir, read_config
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.workdir import CONFIG_FILE, open_workdir, read_config
+from lconv_jax.training import lanes, loop, programs, steps
 from tests import tiny_config
 
 SHAPES = [(8, 8, 1), (6, 5, 3), (11, 2)]
@@ -117,7 +119,7 @@ def test_a_run_that_permutes_first_is_a_run_on_permuted_images(tmp_path):
     shuffled = _config(train__epochs=1, data__name=str(tmp_path / "shuffled.npz"))
     lines = []
     for name, config in (("first", first), ("shuffled", shuffled)):
-        train.train_and_evaluate(config, tmp_path / name)
+        loop.train_and_evaluate(config, tmp_path / name)
         lines.append(metrics.read_metrics(tmp_path / name))
     for what in ("train/loss", "eval/loss"):
         mine, wanted = (metrics.column(each, what)[1] for each in lines)
@@ -132,17 +134,17 @@ def test_runs_that_train_together_permute_each_as_alone():
         "data__validation": 100,
     }
     fixed = [programs.prepare(_config(seed=seed, data__permute=6, **changes)) for seed in (3, 4)]
-    whole = together.undivided(fixed[0].config)
-    for order in together.make_lanes(fixed, whole).orders:
+    whole = lanes.undivided(fixed[0].config)
+    for order in lanes.make_lanes(fixed, whole).orders:
         np.testing.assert_array_equal(order, steps.permutation(6, (8, 8, 1)))
     experiments = [
         programs.prepare(_config(seed=seed, data__permute=1, **changes)) for seed in (3, 4)
     ]
-    lanes = together.make_lanes(experiments, whole)
+    differing = lanes.make_lanes(experiments, whole)
     alone = [programs.initial_state(each) for each in experiments]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
-    program = together.compile_together(experiments, whole)
-    _, got = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
+    program = lanes.compile_together(experiments, whole)
+    _, got = program(states, differing, jax.device_put(whole.train), jnp.int32(4))
     run = programs.compile_train_steps(experiments[1])
     _, want = run(alone[1], jax.device_put(experiments[1].dataset.train), jnp.int32(4))
     np.testing.assert_allclose(got["train/loss"][1][:4], want["train/loss"][:4], rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import sys
 
-from lconv_jax.progress import make_progress
+from lconv_jax.terminal.progress import make_progress
 
 
 class _Gone:

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from lconv_jax import metrics
-from lconv_jax.checkpoint import DAMAGED
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.checkpoint import DAMAGED
 from tests.helpers import final_digests, timeless
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import certify, data, describe, export, mdl, models, shorten
+from lconv_jax import data, describe, mdl, models, shorten
+from lconv_jax.compression import certify, export
 from lconv_jax.mdl import untrusted
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize

@@ -12,9 +12,11 @@ import time
 
 import pytest
 
-from lconv_jax import metrics, sweep, together, train
+from lconv_jax import sweep
 from lconv_jax.config import KEYS, ConfigError
 from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.rundir import metrics
+from lconv_jax.training import lanes, loop
 from tests import tiny_config
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -105,18 +107,18 @@ def test_a_signal_as_one_run_ends_stops_those_after_it(shrink, tmp_path, monkeyp
     trained = []
 
     def train_one(runs, whole, program):
-        with train.deferred_signals():
+        with loop.deferred_signals():
             trained.append(runs[0].directory)
             signal.raise_signal(signal.SIGTERM)
 
     def train_alone(config, directory):
-        train_one([together.Run(None, directory)], None, None)
+        train_one([lanes.Run(None, directory)], None, None)
 
-    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
-    monkeypatch.setattr(together, "train_together", train_one)
-    monkeypatch.setattr(train, "train_and_evaluate", train_alone)
+    monkeypatch.setattr(lanes, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(lanes, "train_together", train_one)
+    monkeypatch.setattr(loop, "train_and_evaluate", train_alone)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(train.Stopped):
+    with pytest.raises(loop.Stopped):
         sweep.run(_config(**{"train.shrink": shrink}), tmp_path, {}, seeds=3, most=1)
     assert len(trained) == 1
     assert signal.getsignal(signal.SIGTERM) == before
@@ -165,13 +167,13 @@ def test_as_many_train_together_as_memory_and_the_flag_allow(
 
     def train_together(runs, whole, program):
         assert program.argument_size_in_bytes == 10 * len(runs)
-        assert len({together.program_key(run.experiment.config) for run in runs}) == 1
+        assert len({lanes.program_key(run.experiment.config) for run in runs}) == 1
         trained.append([run.directory for run in runs])
 
-    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
-    monkeypatch.setattr(together, "train_together", train_together)
-    monkeypatch.setattr(together, "bytes_available", lambda: available)
-    monkeypatch.setattr(together, "worthwhile", lambda experiment: 1000)
+    monkeypatch.setattr(lanes, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(lanes, "train_together", train_together)
+    monkeypatch.setattr(lanes, "bytes_available", lambda: available)
+    monkeypatch.setattr(lanes, "worthwhile", lambda experiment: 1000)
     grid = {"optimizer.beta": [1, 2], "model.alpha": [2, 3]}
     result = sweep.run(_config(), tmp_path, grid, seeds=3, most=most)
     assert [len(chunk) for chunk in trained] == sizes
@@ -196,7 +198,7 @@ def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
     _write(high[1], 0.6)
     _write(diverged[0], 0.99)
     pathlib.Path(diverged[1]).mkdir()
-    together.mark_diverged(diverged[1], RuntimeError("not finite"))
+    lanes.mark_diverged(diverged[1], RuntimeError("not finite"))
     _write(unfinished[1], 0.95)
     result = sweep.collect(settings, str(tmp_path), ["--config=a.py", "--config.train.epochs=3"])
     assert [s["changes"]["optimizer.beta"] for s in result["settings"]] == [1.0, 0.0, 10.0, 50.0]
@@ -228,10 +230,10 @@ def test_shrinking_runs_are_trained_alone(tmp_path, monkeypatch):
     def train_alone(config, workdir):
         if config.seed:
             os.makedirs(workdir)
-            raise train.TrainingError("not finite")
+            raise loop.TrainingError("not finite")
         _write(workdir, 0.75)
 
-    monkeypatch.setattr(train, "train_and_evaluate", train_alone)
+    monkeypatch.setattr(loop, "train_and_evaluate", train_alone)
     config = _config(**{"train.shrink": "exact", "optimizer.momentum": 0.0})
     (setting,) = sweep.run(config, tmp_path, {"optimizer.beta": [10.0]}, seeds=2)["settings"]
     assert [run.get("validation/accuracy") for run in setting["runs"]] == [0.75, None]

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import checkpoint, distributed, programs, sharding
+from lconv_jax.parallel import distributed, sharding
+from lconv_jax.rundir import checkpoint
+from lconv_jax.training import programs
 from tests import tiny_config
 from tests.helpers import in_dtype
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.files import write_atomically
+from lconv_jax.host.files import write_atomically
 
 # The inks of the largest positive and negative weight.
 _RED, _BLUE = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lconv_jax import places
 from lconv_jax.errors import ConfigError
+from lconv_jax.host import places
 
 VARIABLE = "LCONV_JAX_DATA_CACHE"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)

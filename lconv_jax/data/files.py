@@ -15,9 +15,9 @@ import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from lconv_jax import memory
 from lconv_jax.data import limits
 from lconv_jax.data.records import DataError
+from lconv_jax.host import memory
 
 AGAIN = "Write or copy it again"
 _BLOCK = 1 << 24

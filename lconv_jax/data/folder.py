@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lconv_jax import files as opening
-from lconv_jax import memory
 from lconv_jax.data import dataset, decoded, files, images, limits
+from lconv_jax.host import files as opening
+from lconv_jax.host import memory
 
 T = TypeVar("T")
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, steps
+from lconv_jax import data
+from lconv_jax.training import steps
 
 # Pixels of the sheet.
 _SIDE, _GAP, _BAND, _HEADER = 72, 4, 14, 22

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lconv_jax import data, distributed, models, programs, sharding, together
-from lconv_jax.tables import markdown
+from lconv_jax import data, models
+from lconv_jax.parallel import distributed, sharding
+from lconv_jax.terminal.tables import markdown
+from lconv_jax.training import lanes, programs
 
 # A program is timed for about this long, after a first call that is not counted.
 _SECONDS = 2.0
@@ -40,8 +42,8 @@ def measure(experiment: programs.Experiment) -> Cost:
     weights = sum(kernel.size for kernel in kernels.values())
     flops = 3 * programs.forward_flops(experiment)
     run_steps = programs.compile_train_steps(experiment)
-    needed = together.bytes_needed(run_steps)
-    if needed > together.bytes_available() or data.is_streamed(experiment.dataset.train):
+    needed = lanes.bytes_needed(run_steps)
+    if needed > lanes.bytes_available() or data.is_streamed(experiment.dataset.train):
         return Cost(weights, flops, needed, math.nan)
     split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))
     state = programs.initial_state(experiment)
@@ -60,7 +62,7 @@ def measure(experiment: programs.Experiment) -> Cost:
 def table(jobs: Sequence[Job]) -> str:
     """A Markdown row a job, with the sum of their times; evaluation is not counted.
 
-    Programs of one `together.program_key` but for their length are timed once.
+    Programs of one `lanes.program_key` but for their length are timed once.
     """
     if not jobs:
         return "Nothing is missing."
@@ -100,6 +102,6 @@ def _like(config: Any) -> tuple[Any, ...]:
     free = {"train.epochs", "data.validation"}
     return tuple(
         item
-        for item in together.program_key(config)
+        for item in lanes.program_key(config)
         if not (isinstance(item, tuple) and (item[0] in free or item[0].startswith("log.")))
     )

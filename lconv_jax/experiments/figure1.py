@@ -19,7 +19,7 @@ from typing import Any
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.models import base_channels, count_weights
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 # Of each network its family and the kind of its layers.
 MODELS = {f"{family}_{kind}": (family, kind) for family in "ds" for kind in ("conv", "local", "fc")}

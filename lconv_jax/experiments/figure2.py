@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import Cell, Preset, Study
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 # Accuracies on training batches whose smallest networks are compared.
 TARGETS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)

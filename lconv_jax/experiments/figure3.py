@@ -18,7 +18,7 @@ from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, Cell, Preset, Study
 from lconv_jax.models import count_weights
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 LAYERS = {"conv1": "layer 1", "fc1": "layer 2", "fc2": "layer 3"}
 

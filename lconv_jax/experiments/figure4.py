@@ -19,7 +19,7 @@ from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import draw_finished, first_kernel
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 PANELS = (("s_fc", SGD), ("s_fc", BETA_LASSO), ("s_local", SGD))
 # Filters on a side of each panel.

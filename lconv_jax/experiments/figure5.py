@@ -18,7 +18,7 @@ from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import spread
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 METHODS = (SGD, BETA_LASSO)
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from lconv_jax import analysis
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import fields, new_figure, save
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 OPTIMIZERS = {"sgd": "SGD", "beta_lasso": "β-lasso"}
 

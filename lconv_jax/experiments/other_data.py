@@ -22,7 +22,7 @@ from lconv_jax import config as config_lib
 from lconv_jax.data import make_spoken_digits
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import fields, new_figure, save
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 
 class Set(NamedTuple):

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, distributed, programs
-from lconv_jax.checkpoint import Checkpoints
+from lconv_jax import analysis
 from lconv_jax.data import planted
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.tables import markdown
-from lconv_jax.workdir import CHECKPOINTS, read_config
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.workdir import CHECKPOINTS, read_config
+from lconv_jax.terminal.tables import markdown
+from lconv_jax.training import programs
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}
 INPUTS = {"independent": 0, "correlated": 3}

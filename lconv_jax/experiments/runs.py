@@ -28,12 +28,15 @@ import numpy as np
 from absl import app, flags
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, cache, commands, json_files, train
+from lconv_jax import analysis
 from lconv_jax import config as config_lib
 from lconv_jax.describe import load_run
-from lconv_jax.files import write_atomically
-from lconv_jax.tables import markdown
-from lconv_jax.workdir import read_summary
+from lconv_jax.host import cache, json_files
+from lconv_jax.host.files import write_atomically
+from lconv_jax.rundir.workdir import read_summary
+from lconv_jax.terminal import commands
+from lconv_jax.terminal.tables import markdown
+from lconv_jax.training import loop
 
 K = TypeVar("K", bound=Hashable)
 C = TypeVar("C", bound=NamedTuple)
@@ -130,7 +133,7 @@ def run_all(
             continue
         print(name, flush=True)
         run_dir = os.path.join(runs_dir, name)
-        summary = train.train_and_evaluate(config, run_dir)
+        summary = loop.train_and_evaluate(config, run_dir)
         base = dict(config_lib.flatten(config_lib.base_config()))
         changed = {
             key: value
@@ -360,7 +363,7 @@ def command(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         options = flags.FLAGS
-        with train.errors_in_a_line():
+        with loop.errors_in_a_line():
             if train_missing and not options.show:
                 cache.enable(None)
                 train_missing(options)

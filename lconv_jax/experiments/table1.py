@@ -13,7 +13,7 @@ from typing import Any
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.paper import Cell, Preset, Study
 from lconv_jax.experiments.runs import spread
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 MODELS = ("d_conv", "d_local", "d_fc", "s_conv", "s_local", "s_fc", "three_fc")
 # Millions of weights, and test accuracy in % after 400 and 4000 epochs, as the paper has them.

@@ -17,7 +17,7 @@ from typing import Any
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import over_seeds, read_kept, spread
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 
 # Model and training, with the paper's accuracy in % on CIFAR-10, CIFAR-100 and SVHN.
 PUBLISHED: dict[tuple[str, str], tuple[float, float, float]] = {

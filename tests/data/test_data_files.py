@@ -8,8 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from lconv_jax import data, memory
+from lconv_jax import data
 from lconv_jax.data import dataset, files, options, sources
+from lconv_jax.host import memory
 
 
 def test_a_guard_says_where_and_passes_on_what_is_said_already():

@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lconv_jax import data, memory
+from lconv_jax import data
 from lconv_jax.data import decoded, folder, images
+from lconv_jax.host import memory
 
 CLASSES = ("ant", "bee", "cat")
 

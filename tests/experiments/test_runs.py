@@ -15,7 +15,7 @@ from lconv_jax.experiments.runs import (
     table,
     with_overrides,
 )
-from lconv_jax.tables import markdown
+from lconv_jax.terminal.tables import markdown
 from tests import tiny_config
 
 

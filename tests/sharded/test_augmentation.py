@@ -6,8 +6,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import collectives
-from lconv_jax import sharding
 from lconv_jax.data import policies
+from lconv_jax.parallel import sharding
 
 
 def test_a_policy_sends_nothing():

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import collectives, scaling
-from lconv_jax import models, programs, sharding
-from lconv_jax.checkpoint import Checkpoints
+from lconv_jax import models
+from lconv_jax.parallel import sharding
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.training import programs
 from tests import tiny_config
 from tests.helpers import in_dtype
 

@@ -21,12 +21,13 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from lconv_jax import distributed, models
+from lconv_jax import models
 from lconv_jax.models import layers
 from lconv_jax.models.families import ConvFamily
 from lconv_jax.models.three_fc import ThreeFC
 from lconv_jax.optim.values import CountState
-from lconv_jax.state import TrainState
+from lconv_jax.parallel import distributed
+from lconv_jax.training.state import TrainState
 
 # Sizes are multiples of this, filled up with dead units: matrix products like it.
 MULTIPLE = 64

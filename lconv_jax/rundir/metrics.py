@@ -14,9 +14,11 @@ from absl import logging
 from numpy.typing import NDArray
 from tensorboardX import summary
 
-from lconv_jax import distributed, mdl, places
-from lconv_jax.events import EventWriter
-from lconv_jax.files import free_name, naming, no_link, write_atomically
+from lconv_jax import mdl
+from lconv_jax.host import places
+from lconv_jax.host.files import free_name, naming, no_link, write_atomically
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir.events import EventWriter
 
 METRICS_FILE = "metrics.jsonl"
 # What the metrics of a split begin with.

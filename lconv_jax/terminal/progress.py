@@ -9,7 +9,8 @@ from typing import Any
 
 from rich import console, progress
 
-from lconv_jax import distributed, metrics
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir import metrics
 
 
 class _Terminal:

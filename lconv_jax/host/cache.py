@@ -10,8 +10,8 @@ import jax
 from absl import logging
 from jax import monitoring
 
-from lconv_jax import places
 from lconv_jax.errors import ConfigError
+from lconv_jax.host import places
 
 # JAX's own event: compiling one program, or reading it from the cache.
 _COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lconv_jax import rendezvous
 from lconv_jax.errors import ConfigError, first_line
+from lconv_jax.parallel import rendezvous
 
 _T = TypeVar("_T")
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from lconv_jax.errors import ConfigError
-from lconv_jax.files import NotRegularError, regular
+from lconv_jax.host.files import NotRegularError, regular
 
 # Of those that are in use, `pathlib` may have made one slash of two.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:s3|gs|gcs|az|abfss?|hdfs|https?|file):/")

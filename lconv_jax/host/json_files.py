@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from lconv_jax import places
 from lconv_jax.errors import StoredError
+from lconv_jax.host import places
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number"}
 

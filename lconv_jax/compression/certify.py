@@ -13,8 +13,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from lconv_jax import data, distributed, evaluate, export, mdl, steps
+from lconv_jax import data, mdl
+from lconv_jax.compression import export
 from lconv_jax.mdl.quantize import quantize
+from lconv_jax.parallel import distributed
+from lconv_jax.training import evaluation, steps
 
 # Largest levels that are tried for all layers at once, before layers are tried one by one.
 DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
@@ -96,7 +99,7 @@ def export_state(
       ValueError: the run permutes the pixels of a convolution or a local layer.
     """
     arrange = steps.make_arrange(config, dataset.image_shape)
-    make = evaluate.make_statistics
+    make = evaluation.make_statistics
     statistics = make(model, steps.make_augment(config), arrange, config.train.batch_size, mesh)
     key = steps.key_for(config.seed, steps.STATISTICS, int(state.step))
     stats = statistics(state.params, state.batch_stats, dataset.train.images, key)

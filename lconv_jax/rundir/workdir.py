@@ -13,10 +13,10 @@ from typing import Any
 import jax
 
 from lconv_jax import config as config_lib
-from lconv_jax import json_files, places
 from lconv_jax.errors import StoredError
-from lconv_jax.files import no_link, write_atomically
-from lconv_jax.metrics import METRICS_FILE
+from lconv_jax.host import json_files, places
+from lconv_jax.host.files import no_link, write_atomically
+from lconv_jax.rundir.metrics import METRICS_FILE
 
 CONFIG_FILE, SUMMARY_FILE, CHECKPOINTS = "config.json", "summary.json", "checkpoints"
 SESSIONS_FILE = "sessions.json"

@@ -19,9 +19,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from lconv_jax import distributed, places
-from lconv_jax.failures import attempt, passing, unreadable
-from lconv_jax.files import free_name
+from lconv_jax.host import places
+from lconv_jax.host.failures import attempt, passing, unreadable
+from lconv_jax.host.files import free_name
+from lconv_jax.parallel import distributed
 
 DAMAGED = "damaged"
 _STATE, _DIGESTS, _RECORD = "state", "digests", "record"

@@ -18,7 +18,9 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import data, sharding, stream
+from lconv_jax import data
+from lconv_jax.parallel import sharding
+from lconv_jax.training import streaming
 
 # Batches that the statistics are pooled over.
 BN_BATCHES = 16
@@ -104,7 +106,7 @@ def make_statistics(
         if not isinstance(images, data.Column):
             return from_arrays(params, batch_stats, images, key)
         chosen_KxB, how = choose(key, len(images))
-        images_KxB = stream.gather(images, np.asarray(chosen_KxB), mesh)
+        images_KxB = streaming.gather(images, np.asarray(chosen_KxB), mesh)
         return pooled(params, batch_stats, images_KxB, how)
 
     return statistics
@@ -161,7 +163,7 @@ def make_evaluate(
         # Fetched one by one, so that chunks do not pile up on the device.
         found = [
             jax.device_get(chunk_totals(params, stats, chunk, real))
-            for chunk, real in stream.in_order(split, batch_size, mesh)
+            for chunk, real in streaming.in_order(split, batch_size, mesh)
         ]
         losses, corrects = (np.concatenate(parts) for parts in zip(*found, strict=True))
         batches = -(-len(split.labels) // batch_size)

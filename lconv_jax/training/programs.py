@@ -14,9 +14,12 @@ from flax import linen as nn
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, evaluate, memory, models, optim, sharding, shrink, steps, stream
+from lconv_jax import data, models, optim
 from lconv_jax.data import sources
-from lconv_jax.state import TrainState
+from lconv_jax.host import memory
+from lconv_jax.parallel import sharding
+from lconv_jax.training import evaluation, shrinking, steps, streaming
+from lconv_jax.training.state import TrainState
 
 
 class Experiment(NamedTuple):
@@ -66,7 +69,7 @@ def prepare(
     plan = steps.make_plan(config, len(dataset.train.labels), variables["params"])
     shapes = jax.eval_shape(steps.make_initial_state(config, model, plan, dataset.image_shape))
     if config.train.shrink != "none":
-        shrink.check_optimizer(shapes.opt_state)
+        shrinking.check_optimizer(shapes.opt_state)
     shapes = laid_out(mesh, shapes)
     if must_fit:
         _check_memory(config, shapes)
@@ -146,14 +149,14 @@ def initial_state(experiment: Experiment) -> TrainState:
 def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
     """The compiled (state, train, count) -> (state, metrics); its first argument is donated.
 
-    Of a streamed set `train` is a chunk, as `stream.training_feed` gives it.
+    Of a streamed set `train` is a chunk, as `streaming.training_feed` gives it.
     """
     config, dataset, model, plan, mesh, shapes = experiment
     arrange = steps.make_arrange(config, dataset.image_shape)
     function = steps.make_train_steps(config, model, plan, arrange, mesh, **options)
     everywhere = sharding.replicated(mesh)
     placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    train = stream.train_shapes(config, dataset.train, plan.total_steps, mesh)
+    train = streaming.train_shapes(config, dataset.train, plan.total_steps, mesh)
     jitted = jax.jit(
         function,
         donate_argnums=0,
@@ -164,10 +167,10 @@ def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
 
 
 def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
-    """The function (state, train, split, key) -> metrics of `evaluate.make_evaluate`."""
+    """The function (state, train, split, key) -> metrics of `evaluation.make_evaluate`."""
     config = experiment.config
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    return evaluate.make_evaluate(
+    return evaluation.make_evaluate(
         experiment.model,
         steps.make_augment(config),
         arrange,
@@ -187,8 +190,8 @@ def forward_flops(experiment: Experiment) -> float:
     return costs["flops"]
 
 
-def _hidden(experiment: Experiment) -> tuple[shrink.Hidden, ...]:
-    return shrink.hidden_layers(experiment.model, experiment.dataset.image_shape)
+def _hidden(experiment: Experiment) -> tuple[shrinking.Hidden, ...]:
+    return shrinking.hidden_layers(experiment.model, experiment.dataset.image_shape)
 
 
 def stored_shapes(experiment: Experiment) -> TrainState:
@@ -220,7 +223,7 @@ def restricted(
     hidden = _hidden(experiment)
 
     def restrict(state: TrainState) -> TrainState:
-        return shrink.restrict(hidden, experiment.plan.tx, state, kept)
+        return shrinking.restrict(hidden, experiment.plan.tx, state, kept)
 
     shapes = laid_out(experiment.mesh, jax.eval_shape(restrict, state))
     model = experiment.model.clone(
@@ -242,7 +245,7 @@ def make_expand(experiment: Experiment, current: Experiment) -> Callable[[TrainS
 
     @functools.partial(jax.jit, out_shardings=placement)
     def expand(state: TrainState) -> TrainState:
-        return shrink.expand(hidden, experiment.plan.tx, state, shapes, kept)
+        return shrinking.expand(hidden, experiment.plan.tx, state, shapes, kept)
 
     return expand
 
@@ -264,8 +267,8 @@ def smaller(
 
     def choose(limits: Mapping[str, float]) -> dict[str, NDArray[np.int64]] | None:
         frozen = config.train.shrink == "frozen"
-        dead = shrink.dead_units(hidden, state, limits=limits, frozen=frozen)
-        return shrink.choose(hidden, state.params, dead)
+        dead = shrinking.dead_units(hidden, state, limits=limits, frozen=frozen)
+        return shrinking.choose(hidden, state.params, dead)
 
     # The limits cost a step, and mostly nothing hangs on them.
     if choose(dict.fromkeys(thresholds, np.inf)) is None:
@@ -280,4 +283,6 @@ def smaller(
     inputs = arrange(steps.make_augment(config)(key, jnp.asarray(batch.images)))
     labels_B = jnp.asarray(batch.labels)
     rate = float(plan.schedule(step))
-    return choose(shrink.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate))
+    return choose(
+        shrinking.output_limits(experiment.model, state, inputs, labels_B, thresholds, rate)
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from lconv_jax.files import free_name, naming
+from lconv_jax.host.files import free_name, naming
 
 
 class EventWriter:

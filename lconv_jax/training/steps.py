@@ -17,10 +17,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from lconv_jax import data, models, optim, sharding
+from lconv_jax import data, models, optim
 from lconv_jax.config import ConfigError
 from lconv_jax.data import policies
-from lconv_jax.state import TrainState
+from lconv_jax.parallel import sharding
+from lconv_jax.training.state import TrainState
 
 # What a random key is for; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)

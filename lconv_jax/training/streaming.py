@@ -19,7 +19,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import data, sharding, steps
+from lconv_jax import data
+from lconv_jax.parallel import sharding
+from lconv_jax.training import steps
 
 # A chunk, the batches that go to the devices together, is bounded to this, and to this many. Four
 # chunks are on the devices at most: the last one, the one in use, one waiting and one on the way.

@@ -25,12 +25,15 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, json_files, memory, programs, sharding, steps, train
-from lconv_jax.files import write_atomically
-from lconv_jax.progress import make_progress
-from lconv_jax.session import open_session
-from lconv_jax.state import TrainState
-from lconv_jax.workdir import open_workdir, read_summary, write_summary
+from lconv_jax import data
+from lconv_jax.host import json_files, memory
+from lconv_jax.host.files import write_atomically
+from lconv_jax.parallel import sharding
+from lconv_jax.rundir.session import open_session
+from lconv_jax.rundir.workdir import open_workdir, read_summary, write_summary
+from lconv_jax.terminal.progress import make_progress
+from lconv_jax.training import loop, programs, steps
+from lconv_jax.training.state import TrainState
 
 DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
@@ -229,7 +232,7 @@ def read_diverged(directory: str | os.PathLike[str]) -> str | None:
     return json_files.read(path, {"message": str}, remedy)["message"]
 
 
-def mark_diverged(directory: str, error: train.TrainingError) -> None:
+def mark_diverged(directory: str, error: loop.TrainingError) -> None:
     """Says in a run's directory that it cannot go on, and why."""
     logging.warning("%s: %s", directory, error)
     record = json.dumps({"message": str(error)}, indent=2)
@@ -249,10 +252,10 @@ def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> No
 
     Raises:
       ConfigError: a directory holds another run or is in use.
-      train.Stopped: after a signal to stop, once the states are saved.
+      loop.Stopped: after a signal to stop, once the states are saved.
     """
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(train.deferred_signals())
+        signals = stack.enter_context(loop.deferred_signals())
         lanes = [_open(stack, run, index) for index, run in enumerate(runs)]
         _train(lanes, whole, program, signals)
 
@@ -269,7 +272,7 @@ class _Lane:
     started: float = 0.0
     session: Any = None
 
-    def diverge(self, error: train.TrainingError) -> None:
+    def diverge(self, error: loop.TrainingError) -> None:
         mark_diverged(self.directory, error)
         self.joins = math.inf
 
@@ -326,7 +329,7 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
             states, on_device = program(states, stacked, split, jnp.int32(count))
             fetched = jax.device_get(on_device)
             seconds = time.monotonic() - begun
-            limit = max(1, int(train.SECONDS_PER_CALL * count / seconds))
+            limit = max(1, int(loop.SECONDS_PER_CALL * count / seconds))
 
             before, step = step, step + count
             rate = count * config.train.batch_size / seconds
@@ -335,20 +338,20 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
                 experiment, writer = lane.experiment, lane.session.writer
                 rows = {name: values[lane.index] for name, values in fetched.items()}
                 try:
-                    last = train.write_steps(experiment, rows, before, count, lane.session)
+                    last = loop.write_steps(experiment, rows, before, count, lane.session)
                     result: dict[str, Any] = {}
                     if is_due(config.log.eval_every_epochs):
                         state = take(states, lane.index)
-                        due = train.due_splits(config, step == total)
+                        due = loop.due_splits(config, step == total)
                         result |= evaluate(lane, state, step, due)
                         result["time/examples_per_second"] = rate
                         result["time/seconds"] = time.monotonic() - lane.started
-                        train.write_weights(experiment, state, writer, step)
+                        loop.write_weights(experiment, state, writer, step)
                     if config.log.describe_every_epochs and is_due(
                         config.log.describe_every_epochs
                     ):
-                        result |= train.describe(experiment, take(states, lane.index))
-                except train.TrainingError as error:
+                        result |= loop.describe(experiment, take(states, lane.index))
+                except loop.TrainingError as error:
                     lane.diverge(error)
                     continue
                 if result:
@@ -360,11 +363,11 @@ def _train(lanes: Sequence[_Lane], whole: data.Dataset, program: Any, signals: l
             if shown:
                 show(step, _means(shown))
             if signals and step < total:
-                raise train.Stopped(signals[0], step)
+                raise loop.Stopped(signals[0], step)
     for lane in lanes:
         if lane.joins <= total:
             state = take(states, lane.index)
-            summary = train.summarise(lane.experiment, state, lane.session, lane.started)
+            summary = loop.summarise(lane.experiment, state, lane.session, lane.started)
             summary["time/together"] = len(lanes)
             write_summary(lane.directory, summary)
 
@@ -393,7 +396,7 @@ def _make_evaluation(
             compiled[key] = programs.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)
         splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
-        return train.evaluate_splits(compiled[key], state, splits, due, seed, step)
+        return loop.evaluate_splits(compiled[key], state, splits, due, seed, step)
 
     return evaluate
 
