@@ -29,6 +29,7 @@ from lconv_jax.data.dataset import (
     read_all,
     stream_arrays,
 )
+from lconv_jax.data.images import decode as decode_image
 from lconv_jax.data.records import Column
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "about",
     "augment",
     "blocks",
+    "decode_image",
     "digest",
     "divide_rows",
     "from_arrays",
