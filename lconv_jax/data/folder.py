@@ -255,14 +255,13 @@ def _listing(folder: pathlib.Path, classes: Sequence[str]) -> Listing:
                 "folders"
             )
         for entry in entries:
-            with files.reading(entry.path):
-                if entry.is_dir():
-                    raise dataset.DataError(
-                        f"{entry.path}: is a folder within a class. Images must lie in {LAYOUT}"
-                    )
-                names.append(os.path.join(name, entry.name))
-                sizes.append(entry.stat().st_size)
-                labels.append(label)
+            if entry.is_dir():
+                raise dataset.DataError(
+                    f"{entry.path}: is a folder within a class. Images must lie in {LAYOUT}"
+                )
+            names.append(f"{name}{os.sep}{entry.name}")
+            sizes.append(_bytes(entry))
+        labels += [label] * len(entries)
     if sizes:
         largest = int(np.argmax(sizes))
         limits.require(f"{folder / names[largest]}: its content", sizes[largest], images.REMEDY)
@@ -281,12 +280,22 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
+# Of every file; so `files.reading` is entered only where something is wrong.
+def _bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        with files.reading(entry.path, images.REMEDY):
+            raise error
+
+
 def _content(path: str) -> bytes:
-    with (
-        files.reading(path, images.REMEDY),
-        open(opening.regular(path, os.O_RDONLY), "rb", buffering=0) as file,
-    ):
-        return file.readall()
+    try:
+        with open(opening.regular(path, os.O_RDONLY), "rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        with files.reading(path, images.REMEDY):
+            raise error
 
 
 def _shape(
