@@ -20,7 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from lconv_jax import data, models
-from lconv_jax.data import policies, sources
+from lconv_jax.data import images, policies, sources
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.tables import markdown
@@ -76,10 +76,20 @@ KEYS: dict[str, Key] = {
         "fashion_mnist_small",
         Rule("a data set's name", lambda value: bool(value)),
         f"fashion_mnist_small, fashion_mnist, digits; {', '.join(sources.MADE)}, with options "
-        "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, or a path "
-        "that ends in .npz",
+        "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, a folder "
+        "of images, or a path that ends in .npz",
     ),
     "data.data_dir": Key("", _ANY, "folder of the data; empty: the source's own default"),
+    "data.size": Key(
+        0,
+        Rule(f"0 … {images.MOST_SIZE}", lambda value: 0 <= value <= images.MOST_SIZE),
+        "height and width that the images of a folder are resized to; 0: they have one size",
+    ),
+    "data.channels": Key(
+        0,
+        Rule("0, 1 or 3", lambda value: value in (0, *images.CHANNELS)),
+        "of the images of a folder; 0: 1 if all files are grey, else 3",
+    ),
     "data.stream": Key(
         "auto",
         _one_of(data.STREAM),

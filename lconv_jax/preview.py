@@ -137,6 +137,8 @@ def write(
     seed: int = 0,
     rows: int = 8,
     columns: int = 9,
+    size: int = 0,
+    channels: int = 0,
 ) -> int:
     """Writes the sheet of `rows` training examples, chosen by `seed`, as the PNG file `out`.
 
@@ -153,8 +155,9 @@ def write(
     config.seed = seed
     config.data.name, config.data.data_dir, config.data.augment = name, data_dir, augment
     config.data.crop, config.data.flip, config.data.cutout = crop, flip, cutout
+    config.data.size, config.data.channels = size, channels
     config_lib.validate(config)
-    train = data.load(name, data_dir or None, stream="auto").train
+    train = data.load(name, data_dir or None, stream="auto", size=size, channels=channels).train
     chosen = np.random.default_rng(seed).permutation(len(train.labels))[:rows]
     examples = np.asarray(data.read(train, chosen).images)
     title = [augment or "no policy"]
@@ -175,6 +178,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Decides which examples are shown, and all draws.")
     flags.DEFINE_integer("rows", 8, "Examples, one below the other.", 1)
     flags.DEFINE_integer("columns", 9, "Augmented versions of each.", 1)
+    flags.DEFINE_integer("size", 0, "As config.data.size.")
+    flags.DEFINE_integer("channels", 0, "As config.data.channels.")
     flags.DEFINE_string("out", "sheet.png", "The PNG file to write.")
 
 

@@ -17,6 +17,10 @@ import tempfile
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lconv_jax_tests_")
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# Decoded images would be kept in the user's folder of caches.
+os.environ["LCONV_JAX_DATA_CACHE"] = tempfile.mkdtemp(prefix="lconv_jax_tests_data_")
+atexit.register(shutil.rmtree, os.environ["LCONV_JAX_DATA_CACHE"], ignore_errors=True)
+
 collect_ignore = [] if "LCONV_TEST_DEVICES" in os.environ else ["sharded"]
 
 # A job in the background may have these ignored, and so would its children: tests send them.

@@ -95,7 +95,8 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         )
         for sequences, labels in ((train, train_labels), (test, test_labels))
     ]
-    return dataset.Source("dna", len(classes), splits[0], splits[1], str(paths[0]), str(paths[1]))
+    source = dataset.Source("dna", len(classes), splits[0], splits[1], str(paths[0]), str(paths[1]))
+    return source._replace(class_names=tuple(classes))
 
 
 def _accepted(options: dict[str, Any]) -> dict[str, tuple[bool, str]]:

@@ -19,6 +19,12 @@ URL = "https://github.com/zalandoresearch/fashion-mnist"
 # Where Debian's package dataset-fashion-mnist puts the files.
 DEBIAN_DIR = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
+# Of Fashion-MNIST, as its authors give them.
+CLASS_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
 _UNSIGNED_BYTE = 8
 _FILES = (
     "train-images-idx3-ubyte",
@@ -91,6 +97,7 @@ def read_fashion_mnist(folder: str | os.PathLike[str]) -> dataset.Source:
         test=_split(paths[2], test_images, paths[3], test_labels),
         train_file=str(paths[1]),
         test_file=str(paths[3]),
+        class_names=CLASS_NAMES,
     )
 
 

@@ -10,8 +10,8 @@ Images are [N, H, W] or [N, H, W, C], signals [N, L] or [N, L, C]; where C is mi
 channel. They are uint8, or floating-point numbers that need no further scaling. Labels are
 integers 0 … classes − 1, [N] or [N, 1].
 
-Two arrays more, with val, valid or validation in the place of test, are its validation split. Other
-arrays in the file are not read.
+Two arrays more, with val, valid or validation in the place of test, are its validation split. An
+array class_names of text names the classes. Other arrays in the file are not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import math
 import os
 import pathlib
 import zipfile
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -85,11 +86,14 @@ def read_npz(path: str | os.PathLike[str]) -> dataset.Source:
                 split: _split(path, archive, found, names, split)
                 for split in ("train", "test", *_validation(path, found, names))
             }
+            class_names = _class_names(path, archive, found)
     train, test = splits.pop("train"), splits.pop("test")
     num_classes = int(train.labels.max(initial=-1)) + 1
-    _check_classes(path, names.of("train")[1], train.labels, num_classes)
+    check_classes(path, names.of("train")[1], train.labels, num_classes)
+    check_class_names(path, class_names, num_classes)
     where = {split: f"{path} ({', '.join(names.of(split))})" for split in ("train", "test")}
     source = dataset.Source(path.stem, num_classes, train, test, where["train"], where["test"])
+    source = source._replace(class_names=class_names)
     for split, own in splits.items():
         source = source._replace(
             validation=own, validation_file=f"{path} ({', '.join(names.of(split))})"
@@ -122,6 +126,21 @@ def _validation(path: pathlib.Path, found: dict[str, Any], names: _Names) -> lis
     return there
 
 
+def _class_names(
+    path: pathlib.Path, archive: zipfile.ZipFile, found: dict[str, zipfile.ZipInfo]
+) -> tuple[str, ...]:
+    """The names of the classes, if the file has any."""
+    if "class_names" not in found:
+        return ()
+    member = _Member(path, archive, found["class_names"], "class_names")
+    if member.dtype.kind != "U" or len(member.shape) != 1:
+        raise dataset.DataError(
+            f"{path}: class_names has type {member.dtype} and shape {member.shape}; it must be "
+            "text, one for each class. Save numpy.array([...], str), or leave it out"
+        )
+    return tuple(member.read().tolist())
+
+
 def _split(
     path: pathlib.Path,
     archive: zipfile.ZipFile,
@@ -131,9 +150,21 @@ def _split(
 ) -> dataset.Split:
     images, labels = names.of(split)
     return dataset.Split(
-        _images(path, images, _Member(path, archive, found[images], images), names.axes),
-        _labels(path, labels, _Member(path, archive, found[labels], labels)),
+        read_images(path, images, _Member(path, archive, found[images], images), names.axes),
+        read_labels(path, labels, _Member(path, archive, found[labels], labels)),
     )
+
+
+class Member(Protocol):
+    """An array that is checked by its shape and type before it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self) -> np.ndarray: ...
 
 
 class _Member:
@@ -184,7 +215,7 @@ class _Member:
         return files.reading(self._path, files.AGAIN, f"damaged: {self._name} is no whole array")
 
 
-def _images(path: pathlib.Path, name: str, member: _Member, example_axes: int) -> np.ndarray:
+def read_images(path: Any, name: str, member: Member, example_axes: int) -> np.ndarray:
     kind = "images" if example_axes == 3 else "signals"
     if member.dtype.hasobject:
         raise dataset.DataError(
@@ -217,7 +248,7 @@ def _images(path: pathlib.Path, name: str, member: _Member, example_axes: int) -
     if array.dtype == np.uint8:
         return array
     with np.errstate(over="ignore"):  # said below
-        array = array.astype(np.float32)
+        array = array.astype(np.float32, copy=False)
     wrong = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if wrong.any():
         raise dataset.DataError(
@@ -227,7 +258,7 @@ def _images(path: pathlib.Path, name: str, member: _Member, example_axes: int) -
     return array
 
 
-def _labels(path: pathlib.Path, name: str, member: _Member) -> np.ndarray:
+def read_labels(path: Any, name: str, member: Member) -> np.ndarray:
     shape, dtype = member.shape, member.dtype
     one_each = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
     if not one_each or not np.issubdtype(dtype, np.integer):
@@ -248,10 +279,19 @@ def _labels(path: pathlib.Path, name: str, member: _Member) -> np.ndarray:
             f"{path}: {name}: label {array[index]} of example {index} is out of range; labels "
             "must be 0 … classes − 1"
         )
-    return array.astype(np.int32)
+    return array.astype(np.int32, copy=False)
 
 
-def _check_classes(path: pathlib.Path, name: str, labels: np.ndarray, num_classes: int) -> None:
+def check_class_names(where: Any, class_names: Sequence[str], num_classes: int) -> None:
+    """Raises DataError unless there is a name for each class, or none at all."""
+    if class_names and len(class_names) != num_classes:
+        raise dataset.DataError(
+            f"{where}: there are {len(class_names)} class_names for {num_classes} classes. Give "
+            "one for each, in the order of the labels, or none"
+        )
+
+
+def check_classes(path: Any, name: str, labels: np.ndarray, num_classes: int) -> None:
     present = np.unique(labels)
     if len(present) != num_classes:
         first = int(np.flatnonzero(present != np.arange(len(present)))[0])

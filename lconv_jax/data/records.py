@@ -34,6 +34,9 @@ class Records(Protocol):
     def whole(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All images and labels, where they are in memory anyhow."""
 
+    def load(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All images and labels, where that takes less than reading every row; else None."""
+
     def files(self) -> Any:
         """What is known of the files without reading them, for JSON; None: there are none."""
 
@@ -64,6 +67,9 @@ class HostRecords:
 
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
         return self.images, self.labels
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.whole()
 
     def files(self) -> None:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lconv_jax.data import dataset, files, idx, npz, tfds
+from lconv_jax.data import dataset, files, folder, idx, images, npz, tfds
 
 # The last 360 of the 1797 digits, in the order of scikit-learn, are the test set.
 _DIGITS_TEST = 360
@@ -34,8 +34,13 @@ MADE: dict[str, str] = {
 # Written by `python -m lconv_jax.data.make_small`.
 SMALL_PATH = pathlib.Path(__file__).with_name("fashion_mnist_small.npz")
 
+# What stands as the name in the configuration of a run whose data a program gave.
+GIVEN = "given"
 
-def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
+
+def read(
+    name: str, data_dir: str | os.PathLike[str] | None, *, size: int = 0, channels: int = 0
+) -> dataset.Source:
     """Reads `name` as `lconv_jax.data.load` says, without any division of it.
 
     Raises:
@@ -44,7 +49,35 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     if not isinstance(name, str) or not name:
         raise dataset.DataError(f"data.name = {name!r}: must be the name of a data set")
     with unforeseen(name):
+        check_look(size, channels)
+        path = files.place(data_dir) / files.place(name)
+        if _is_folder(name, path):
+            return folder.read_folder(path, size=size, channels=channels)
+        if size or channels:
+            raise dataset.DataError(
+                f"data.size = {size}, data.channels = {channels}: they are for folders of images, "
+                f"and {name} is none; set both to 0"
+            )
         return _read(name, data_dir)
+
+
+def check_look(size: int, channels: int) -> None:
+    """Raises DataError unless they are a size and a number of channels, or 0."""
+    if type(size) is not int or not 0 <= size <= images.MOST_SIZE:
+        raise dataset.DataError(f"data.size = {size!r}: must be 0 … {images.MOST_SIZE}")
+    if type(channels) is not int or channels not in (0, *images.CHANNELS):
+        raise dataset.DataError(f"data.channels = {channels!r}: must be 0, 1 or 3")
+
+
+def _is_folder(name: str, path: pathlib.Path) -> bool:
+    """Whether that is a folder of images: no name of another source, and no set of TFDS."""
+    others = {"fashion_mnist_small", "digits", "fashion_mnist", GIVEN, *MADE}
+    return (
+        name.partition(":")[0] not in others
+        and not name.lower().endswith(".npz")
+        and folder.holds_images(path)
+        and not tfds.holds_prepared(path)
+    )
 
 
 @contextlib.contextmanager
@@ -65,8 +98,13 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
     path = files.place(data_dir) / files.place(name)
     if name.lower().endswith(".npz"):
         return npz.read_npz(path)
+    if name == GIVEN:
+        raise dataset.DataError(
+            f"data.name = {name!r}: the data of this run were given to train_and_evaluate; call it "
+            "with them again, or write them with lconv_jax.data.save and train on that file"
+        )
     if name == "fashion_mnist_small":
-        return npz.read_npz(SMALL_PATH)
+        return npz.read_npz(SMALL_PATH)._replace(class_names=idx.CLASS_NAMES)
     if name == "digits":
         return _read_digits()
     if name == "fashion_mnist":

@@ -137,6 +137,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         test=test,
         train_file=f"{where} (all but {', '.join(sorted(testing | left_out))})",
         test_file=f"{where} ({', '.join(sorted(testing))})",
+        class_names=tuple(labels),
     )
 
 

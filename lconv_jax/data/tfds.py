@@ -67,6 +67,7 @@ def read_tfds(
     check_format(builder, name, data_dir)
     with files.reading(builder.data_dir, AGAIN):
         num_classes, channels = _check_features(builder, name)
+        class_names = tuple(builder.info.features["label"].names)
         splits = list(builder.info.splits)
     test = next((split for split in ("test", "validation") if split in splits), None)
     if "train" not in splits or test is None:
@@ -86,6 +87,7 @@ def read_tfds(
         test=dataset.streamed(records[test]),
         train_file=str(records["train"]),
         test_file=str(records[test]),
+        class_names=class_names,
     )
     if test == "validation" or "validation" not in records:
         return source
@@ -121,7 +123,8 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[st
         raise NotPreparedError(
             f"data.name = {name!r}: nothing of this name in {where}, and TFDS knows none"
             + (f"; similar: {', '.join(close)}" if close else ""),
-            "Correct the name, or give the path of an .npz file",
+            "Correct the name, or give the path of an .npz file or of a folder of images "
+            "(train/CLASS/*, test/CLASS/*)",
         )
     raise NotPreparedError(f"{name}: not prepared in {where}", _prepare_command(name, data_dir))
 
@@ -327,6 +330,9 @@ class TfdsRecords:
             return self._source.__getitems__(rows)
 
     def whole(self) -> None:
+        return None
+
+    def load(self) -> None:
         return None
 
     def files(self) -> dict[str, Any]:

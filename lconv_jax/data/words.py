@@ -131,6 +131,7 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         test=_split(test, alphabet, options),
         train_file=place,
         test_file=place,
+        class_names=tuple(lists),
     )
 
 

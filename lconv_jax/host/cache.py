@@ -20,18 +20,13 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 def default_directory() -> str:
     """$JAX_COMPILATION_CACHE_DIR, or lconv_jax/jax-<processor> in the user's folder of caches.
 
-    That is $XDG_CACHE_HOME, if it is an absolute path, or ~/.cache.
-
     Programs for the CPU use the instructions of the processor that they were compiled on, and a
     folder of caches may be shared by machines with different ones.
     """
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is not None:
         return chosen
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(caches):
-        caches = os.path.expanduser(os.path.join("~", ".cache"))
-    return os.path.join(caches, "lconv_jax", f"jax-{_processor()}")
+    return os.path.join(places.user_caches(), "lconv_jax", f"jax-{_processor()}")
 
 
 def _processor() -> str:

@@ -59,6 +59,12 @@ def folder(name: str | os.PathLike[str], what: str) -> str:
     return path
 
 
+def user_caches() -> str:
+    """The user's folder of caches: $XDG_CACHE_HOME, if it is an absolute path, or ~/.cache."""
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    return caches if os.path.isabs(caches) else os.path.expanduser(os.path.join("~", ".cache"))
+
+
 def output(name: str | os.PathLike[str], what: str) -> str:
     """The absolute path of a file that may be written: its folder is there.
 

@@ -96,7 +96,13 @@ def prepare_together(configs: Sequence[Any]) -> list[Setup]:
 
 def load_whole(config: Any) -> data.Dataset:
     """The data set of a configuration with no example held out: what all its seeds choose from."""
-    return data.load(config.data.name, config.data.data_dir or None, examples=config.data.examples)
+    return data.load(
+        config.data.name,
+        config.data.data_dir or None,
+        examples=config.data.examples,
+        size=config.data.size,
+        channels=config.data.channels,
+    )
 
 
 def divided_rows(setup: Setup, whole: data.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

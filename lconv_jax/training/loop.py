@@ -29,14 +29,16 @@ from lconv_jax.rundir.workdir import CHECKPOINTS, open_workdir, read_summary, wr
 from lconv_jax.terminal.progress import make_progress
 from lconv_jax.training import exporting, record
 from lconv_jax.training.lone import Lone
-from lconv_jax.training.setup import Setup, prepare
+from lconv_jax.training.setup import Setup, prepare, prepare_given
 from lconv_jax.training.state import TrainState
 
 # One call of the compiled steps is bounded to about this, so that a signal is answered in time.
 SECONDS_PER_CALL = 10.0
 
 
-def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Any, workdir: str | os.PathLike[str], dataset: data.Dataset | None = None
+) -> dict[str, Any]:
     """Runs the experiment `config` in `workdir`, or continues it, and returns its summary.
 
     Writes config.json, metrics.jsonl, TensorBoard events, checkpoints/<step>/, filters.png and
@@ -44,13 +46,22 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
     With several processes (see `distributed`) all call this; the first one writes, and `workdir`
     is on a file system that all see, for the checkpoints.
 
+    Args:
+      config: as `config.base_config` makes it.
+      workdir: the run directory; it is made if need be.
+      dataset: data that a program made (see `data.from_arrays`), in the place of those that
+        config.data.name names. The run directory says so, by the name "given". The run is
+        continued with the same data only, given again; their digests are compared.
+
     Raises:
       ConfigError, DataError: before anything is compiled or written.
       TrainingError: if the loss or a weight is no longer finite; the last checkpoint is kept.
       Stopped: after a signal to stop (`host.signals.STOPPING`), once the state is saved.
     """
     started = time.monotonic()
-    setup = distributed.together(lambda: prepare(config))
+    setup = distributed.together(
+        lambda: prepare(config) if dataset is None else prepare_given(config, dataset)
+    )
     config = setup.config
     digest = data.digest(setup.dataset)
     # Where the data are may differ from host to host.

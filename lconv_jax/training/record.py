@@ -133,6 +133,7 @@ def summarise(setup: Setup, state: TrainState, session: Session, started: float)
         "num_examples": len(setup.dataset.train.labels),
         "config_sha256": config_lib.digest(setup.config),
         "data_sha256": data.digest(setup.dataset),
+        "data": data.about(setup.dataset),
         "time/wall_seconds": time.monotonic() - started,
         "resumed_at_step": session.step,
         "sessions": session.history,

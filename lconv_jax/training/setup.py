@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from lconv_jax import config as config_lib
 from lconv_jax import data, models
+from lconv_jax.data import sources
 from lconv_jax.host import memory
 from lconv_jax.parallel import sharding
 from lconv_jax.training import rng, shrinking
@@ -88,17 +89,42 @@ def _check_memory(config: Any, shapes: TrainState) -> None:
         )
 
 
-def load(config: Any) -> data.Dataset:
-    """The data of a configuration."""
+def load(config: Any, given: data.Dataset | None = None) -> data.Dataset:
+    """The data of a configuration: those that it names, or those given, divided as it says."""
+    division = {
+        "validation": config.data.validation,
+        "examples": config.data.examples,
+        "seed": config.seed,
+        "stream": config.data.stream,
+        "device_limit_gib": config.data.device_limit_gib,
+    }
+    if given is not None:
+        return data.given(given, **division)
     return data.load(
         config.data.name,
         config.data.data_dir or None,
-        validation=config.data.validation,
-        examples=config.data.examples,
-        seed=config.seed,
-        stream=config.data.stream,
-        device_limit_gib=config.data.device_limit_gib,
+        size=config.data.size,
+        channels=config.data.channels,
+        **division,
     )
+
+
+def prepare_given(config: Any, given: data.Dataset) -> Setup:
+    """As `prepare`, with data that a program made, which the configuration then says.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what to do.
+    """
+    config_lib.validate(config)
+    if config.data.size or config.data.channels:
+        raise config_lib.ConfigError(
+            f"config.data.size = {config.data.size}, config.data.channels = "
+            f"{config.data.channels}: they are for folders of images, and the data are given; set "
+            "both to 0"
+        )
+    named = {"data.name": sources.GIVEN, "data.data_dir": ""}
+    config = config_lib.with_overrides(config, named)
+    return prepare(config, load(config, given))
 
 
 def laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
