@@ -3,8 +3,9 @@
 The tests under `sharded/` need eight devices, which JAX must be told before it starts: they run in
 a process of their own, which `test_sharded.py` starts.
 
-Compiled programs are kept for the length of the tests and no longer, each pytest worker's apart:
-the commands that tests start, many of them with one configuration, find them there.
+Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of the
+tests and no longer, in one folder for all pytest workers and the commands that they start, many of
+them with one configuration.
 """
 
 import atexit
@@ -13,9 +14,14 @@ import shutil
 import signal
 import tempfile
 
-# JAX reads this when it is imported.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lconv_jax_tests_")
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+_KEPT = "LCONV_TEST_PROGRAMS"  # the folder of the first process, for those that it starts
+
+if _KEPT not in os.environ:
+    os.environ[_KEPT] = tempfile.mkdtemp(prefix="lconv_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ[_KEPT], ignore_errors=True)
+# JAX reads these when it is imported.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_KEPT]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 collect_ignore = [] if "LCONV_TEST_DEVICES" in os.environ else ["sharded"]
 

@@ -126,6 +126,21 @@ def test_nonzeros_are_counted_exactly(shape):
     assert steps.count_nonzeros(jnp.asarray(kernel)) == np.count_nonzero(kernel)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_training_does_not_read_is_checked_for_finiteness_too(bad):
+    """BN statistics reach no loss and no update, and would first be missed in evaluation."""
+    experiment = programs.prepare(tiny_config.get_config())
+    run = programs.compile_train_steps(experiment)
+    split = jax.device_put(experiment.dataset.train)
+    state, rows = run(programs.initial_state(experiment), split, jnp.int32(2))
+    assert rows["finite"]
+    state.batch_stats["bn_fc1"]["var"] = state.batch_stats["bn_fc1"]["var"].at[1].set(bad)
+    state, rows = run(state, split, jnp.int32(2))
+    assert np.isfinite(rows["train/loss"][:2]).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert not rows["finite"]
+
+
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
     experiment = programs.prepare(config)
