@@ -112,9 +112,14 @@ def laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
 def initial_state(experiment: Experiment) -> TrainState:
     """The state at step 0, laid out over the mesh."""
     config, dataset, model, plan, _, shapes = experiment
-    make = steps.make_initial_state(config, model, plan, dataset.image_shape)
     placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(make, out_shardings=placement)()
+
+    # The seed is an argument, so that what is compiled for one seed and kept serves the others.
+    @functools.partial(jax.jit, out_shardings=placement)
+    def make(seed: jax.Array) -> TrainState:
+        return steps.make_initial_state(config, model, plan, dataset.image_shape, seed)()
+
+    return make(np.uint32(config.seed))
 
 
 def compile_train_steps(experiment: Experiment, **options: Any) -> Any:

@@ -27,14 +27,15 @@ _IMPORTED = [
 class Command:
     """`python -m MODULE ARGUMENTS` as it runs; the methods are those of `subprocess.Popen`."""
 
-    def __init__(self, module, arguments, platform):
+    def __init__(self, module, arguments, platform, environ):
         self._folder = tempfile.TemporaryDirectory()
         self._said = [pathlib.Path(self._folder.name, name) for name in ("out", "err")]
         for file in self._said:
             file.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
-        given = module, [os.fspath(argument) for argument in arguments], self._said, platform
+        arguments = [os.fspath(argument) for argument in arguments]
+        given = module, arguments, self._said, platform, environ or {}
         self._process = context.Process(target=_run, args=given)
         self._process.start()
 
@@ -62,29 +63,31 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-def start(module, *arguments, platform=None):
+def start(module, *arguments, platform=None, environ=None):
     """Starts `python -m MODULE ARGUMENTS` in the folder of the repository.
 
     Args:
       module, arguments: of the command.
       platform: of JAX; what the machine offers, if None.
+      environ: variables that the process has beside those of this one. JAX has read its own before.
     """
-    return Command(module, arguments, platform)
+    return Command(module, arguments, platform, environ)
 
 
-def run(module, *arguments):
-    """(exit status, standard output, standard error) of a command."""
-    command = start(module, *arguments)
+def run(module, *arguments, **options):
+    """(exit status, standard output, standard error) of a command that `start` starts."""
+    command = start(module, *arguments, **options)
     out, err = command.communicate()
     return command.returncode, out, err
 
 
-def _run(module, arguments, said, platform):
+def _run(module, arguments, said, platform, environ):
     for number, file in zip((1, 2), said, strict=True):
         there = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(there, number)
         os.close(there)
     os.chdir(ROOT)
+    os.environ.update(environ)
     if platform is not None:
         jax.config.update("jax_platforms", platform)
     sys.argv = [module, *arguments]

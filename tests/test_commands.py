@@ -11,6 +11,7 @@ from absl import flags
 
 from lconv_jax import commands, describe, distributed, main, predict, shorten, sweep, train
 from lconv_jax.errors import ConfigError
+from tests import processes
 
 COMMANDS = (main, sweep, describe, predict, shorten)
 OWN = {"config", "workdir", "grid", "out", "split", "depth"}
@@ -28,8 +29,7 @@ def test_importing_the_commands_defines_no_flag():
 
 
 def test_help_shows_every_flag_of_a_command_and_of_those_it_calls():
-    command = [sys.executable, "-m", "lconv_jax.sweep", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    _, text, _ = processes.run("lconv_jax.sweep", "--help")
     wanted = (
         "config",
         "workdir",

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from lconv_jax import beta_lasso, hard_threshold
 from lconv_jax.optim.threshold import next_param
 
+pytestmark = pytest.mark.optimized
+
 LEARNING_RATE, L1, BETA = 0.1, 1.3e-3, 7.0
 THRESHOLD = np.float32(BETA * L1)
 SIZE = 1 << 18
