@@ -9,12 +9,14 @@ import jax
 import pytest
 from absl import flags
 
-from lconv_jax import describe, errors, export, main, predict, shorten, sweep
+from lconv_jax import describe, errors, main, predict, shorten, sweep
+from lconv_jax.compression import export
 from lconv_jax.errors import ConfigError
 from lconv_jax.host.signals import STOPPING, deferred_signals
 from lconv_jax.parallel import distributed
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
+from tests import processes
 
 COMMANDS = (main, sweep, describe, export, predict, shorten)
 OWN = {"config", "workdir", "grid", "out", "split", "step", "depth"}
@@ -32,8 +34,7 @@ def test_importing_the_commands_defines_no_flag():
 
 
 def test_help_shows_every_flag_of_a_command_and_of_those_it_calls():
-    command = [sys.executable, "-m", "lconv_jax.sweep", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    _, text, _ = processes.run("lconv_jax.sweep", "--help")
     wanted = (
         "config",
         "workdir",

@@ -18,13 +18,6 @@ WINDOWED = tuple(name for name in models.NAMES if name not in DENSE)
 SHAPES = ((8, 8, 1), (9, 7, 2), (11, 3))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compile_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def draw(model, shape, seed=0):
     """Variables of a model with nothing at its default."""
     random = np.random.default_rng(seed)

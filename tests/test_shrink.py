@@ -304,14 +304,15 @@ def test_a_run_that_shrinks_resumes_with_the_same_bits(tmp_path):
         *("--config.train.shrink=exact", "--config.checkpoint.every_epochs=2"),
     ]
     straight = _start(tmp_path / "straight", *overrides)
-    assert straight.wait() == 0, straight.stderr.read()
+    _, err = straight.communicate()
+    assert straight.returncode == 0, err
     units = [line for line in metrics.read_metrics(tmp_path / "straight") if "units/conv1" in line]
     assert units, "nothing died; the test says nothing"
     stopped = _start(tmp_path / "stopped", *overrides)
     while not any(
         line["step"] > units[0]["step"] for line in metrics.read_metrics(tmp_path / "stopped")
     ):
-        assert stopped.poll() is None, stopped.stderr.read()
+        assert stopped.poll() is None, stopped.communicate()
         time.sleep(0.02)
     stopped.kill()
     stopped.wait()

@@ -26,6 +26,8 @@ from tests import tiny_config
 from tests.data import tfds_made
 from tests.helpers import final_digests, timeless
 
+pytestmark = pytest.mark.optimized
+
 tfds = pytest.importorskip("tensorflow_datasets")
 
 COUNTS = {"train": 430, "test": 70}

@@ -6,8 +6,6 @@ import os
 import pathlib
 import shlex
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -18,9 +16,7 @@ from lconv_jax.experiments import sweeps
 from lconv_jax.host.signals import deferred_signals
 from lconv_jax.rundir import metrics
 from lconv_jax.training import lanes, loop
-from tests import tiny_config
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import processes, tiny_config
 
 
 def _config(**changes):
@@ -95,11 +91,11 @@ def test_a_grid_whose_directories_no_disk_takes_is_refused():
 
 
 def test_flags_of_several_processes_are_refused(tmp_path):
-    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
+    command = ["lconv_jax.sweep", "--config=tests/tiny_config.py"]
     command += [f"--workdir={tmp_path / 'sweep'}", "--num_processes=2"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1
-    assert run.stderr.startswith("error: --num_processes: a sweep is one process")
+    status, _, err = processes.run(*command)
+    assert status == 1
+    assert err.startswith("error: --num_processes: a sweep is one process")
     assert not (tmp_path / "sweep").exists()
 
 
@@ -243,18 +239,12 @@ def test_shrinking_runs_are_trained_alone(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_says_what_it_would_have(tmp_path):
-    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
+    command = ["lconv_jax.sweep", "--config=tests/tiny_config.py"]
     command += ["--config.data.validation=200", "--seeds=2"]
     command += ["--grid=optimizer.beta=5,10", "--config.train.epochs=20"]
 
     def start(workdir):
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return processes.start(*command, f"--workdir={workdir}")
 
     def runs(workdir):
         return {
@@ -292,14 +282,10 @@ def test_a_killed_sweep_goes_on_and_says_what_it_would_have(tmp_path):
 
 
 def test_errors_of_the_command_line_are_one_line(tmp_path):
-    command = [sys.executable, "-m", "lconv_jax.sweep", "--config=tests/tiny_config.py"]
-    process = subprocess.run(
-        [*command, f"--workdir={tmp_path}/new", "--grid", "optimizer.beta=1,2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    status, _, err = processes.run(
+        *("lconv_jax.sweep", "--config=tests/tiny_config.py", f"--workdir={tmp_path}/new"),
+        *("--grid", "optimizer.beta=1,2"),
     )
-    assert process.returncode == 1
-    assert process.stderr.startswith("error: config.data.validation = 0, but settings are ranked")
+    assert status == 1
+    assert err.startswith("error: config.data.validation = 0, but settings are ranked")
     assert not (tmp_path / "new").exists()

@@ -15,6 +15,8 @@ from lconv_jax.host import places
 
 # JAX's own event: compiling one program, or reading it from the cache.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+# JAX's own variable: the least seconds of compilation that make a program worth keeping.
+_LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def default_directory() -> str:
@@ -44,6 +46,8 @@ def _processor() -> str:
 def enable(directory: str | None) -> None:
     """Keeps what takes half a second or more to compile in `directory`.
 
+    $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS takes the place of the half second.
+
     JAX's key of a program is made of the program itself, the compiler's version and options and
     the kind of device, so what is read is what would have been compiled.
 
@@ -68,7 +72,8 @@ def enable(directory: str | None) -> None:
         path = None
         logging.warning("Compiled programs are not kept: %s", error)
     jax.config.update("jax_compilation_cache_dir", path)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if _LEAST not in os.environ:  # which JAX has read
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class CompileClock:

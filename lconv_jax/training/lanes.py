@@ -36,7 +36,7 @@ from lconv_jax.rundir.workdir import open_workdir, read_summary, write_summary
 from lconv_jax.training import loop, programs, rng
 from lconv_jax.training.inputs import make_inputs, permutation, permutation_seed
 from lconv_jax.training.plan import make_plan
-from lconv_jax.training.setup import Setup, load, make_initial_state, prepare
+from lconv_jax.training.setup import Setup, load, prepare
 from lconv_jax.training.state import TrainState
 from lconv_jax.training.steps import Lane, make_train_steps
 
@@ -269,7 +269,7 @@ class Together:
         self._train, self._test = jax.device_put((whole.train, whole.test), replicated)
         self._lanes = jax.device_put(make_lanes(setups, whole), replicated)
         self._states, self._put, self._take = make_states(setups)
-        self._initial = _make_initial(setups[0])
+        self._initial = programs.make_initial(setups[0])
         # Only a permutation of the pixels is part of the compiled program.
         self._evaluations: dict[int | None, Any] = {}
         self._choose = jax.jit(
@@ -354,14 +354,3 @@ def make_states(
         return jax.tree.map(lambda leaf: leaf[index], states)
 
     return empty(), put, take
-
-
-def _make_initial(setup: Setup) -> Callable[[Any], TrainState]:
-    """The compiled function seed -> state at step 0 of runs that one program trains."""
-
-    @functools.partial(jax.jit, out_shardings=sharding.placement(setup.state_shapes))
-    def initial(seed: jax.Array) -> TrainState:
-        shape = setup.dataset.image_shape
-        return make_initial_state(setup.model, setup.plan, shape, seed)()
-
-    return initial

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lconv_jax.parallel import sharding
 from lconv_jax.training import evaluation, streaming
@@ -18,9 +19,18 @@ from lconv_jax.training.steps import make_train_steps
 
 def initial_state(setup: Setup) -> TrainState:
     """The state at step 0, laid out over the mesh."""
-    shape, seed = setup.dataset.image_shape, setup.config.seed
-    make = make_initial_state(setup.model, setup.plan, shape, seed)
-    return jax.jit(make, out_shardings=sharding.placement(setup.state_shapes))()
+    return make_initial(setup)(np.uint32(setup.config.seed))
+
+
+def make_initial(setup: Setup) -> Callable[[Any], TrainState]:
+    """The compiled function seed -> state at step 0. One that is kept serves all seeds."""
+
+    @functools.partial(jax.jit, out_shardings=sharding.placement(setup.state_shapes))
+    def initial(seed: jax.Array) -> TrainState:
+        shape = setup.dataset.image_shape
+        return make_initial_state(setup.model, setup.plan, shape, seed)()
+
+    return initial
 
 
 def compile_train_steps(setup: Setup, **options: Any) -> Any:

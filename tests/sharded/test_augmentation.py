@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -10,6 +11,7 @@ from lconv_jax.data import policies
 from lconv_jax.parallel import sharding
 
 
+@pytest.mark.optimized
 def test_a_policy_sends_nothing():
     place = NamedSharding(sharding.make_mesh(8, 1), P("data"))
     noise = np.random.default_rng(0).integers(0, 256, (32, 12, 14, 3))

@@ -17,6 +17,8 @@ from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import in_dtype
 
+pytestmark = pytest.mark.optimized
+
 LAYOUTS = [(1, 8), (8, 1), (4, 2)]
 EPOCHS, STEPS_PER_EPOCH = 5, 11
 

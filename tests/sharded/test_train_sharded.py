@@ -84,6 +84,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
         loop.train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.optimized
 def test_streamed_batches_over_eight_devices_give_the_same_bits():
     results = []
     for how in ("never", "always"):
