@@ -20,7 +20,8 @@ import numpy as np
 from flax import traverse_util
 
 from lconv_jax import data, models
-from lconv_jax.data import images, policies, sources
+from lconv_jax.data.augmentation import policies
+from lconv_jax.data.sources import images, registry
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.tables import markdown
@@ -75,7 +76,7 @@ KEYS: dict[str, Key] = {
     "data.name": Key(
         "fashion_mnist_small",
         Rule("a data set's name", lambda value: bool(value)),
-        f"fashion_mnist_small, fashion_mnist, digits; {', '.join(sources.MADE)}, with options "
+        f"fashion_mnist_small, fashion_mnist, digits; {', '.join(registry.MADE)}, with options "
         "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, a folder "
         "of images, or a path that ends in .npz",
     ),

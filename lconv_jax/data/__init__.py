@@ -9,9 +9,9 @@ import dataclasses
 import math
 import os
 
-from lconv_jax.data import arrays, sources
+from lconv_jax.data import arrays
 from lconv_jax.data.arrays import from_arrays, save
-from lconv_jax.data.augment import augment, normalize
+from lconv_jax.data.augmentation.shifts import augment, normalize
 from lconv_jax.data.dataset import (
     Chunk,
     DataError,
@@ -29,8 +29,9 @@ from lconv_jax.data.dataset import (
     read_all,
     stream_arrays,
 )
-from lconv_jax.data.images import decode as decode_image
 from lconv_jax.data.records import Column
+from lconv_jax.data.sources import registry
+from lconv_jax.data.sources.images import decode as decode_image
 
 __all__ = [
     "Chunk",
@@ -84,13 +85,13 @@ def load(
         "nlgp", "gp", "nlgp_2d", "gp_2d", "planted", "mnist1d", "words", "spoken_digits", "dna",
           "dna_motifs" or "genomics_ood", which are not photographs, with options behind the name
           as in "nlgp:length=64,seed=3" (docs/other_data.md);
-        a path that ends in ".npz", relative to `data_dir` (see `lconv_jax.data.npz`);
+        a path that ends in ".npz", relative to `data_dir` (see `lconv_jax.data.sources.npz`);
         any image classification set of TFDS, such as "cifar10", prepared under `data_dir` (or
           TFDS's own default) by `python -m lconv_jax.data.prepare NAME`; or the same set in the
           .npz file that `data_dir` names;
         the folder of such a set's own files (with its dataset_info.json), relative to `data_dir`;
         a folder of images, train/CLASS/* and test/CLASS/*, relative to `data_dir` (see
-          `lconv_jax.data.folder`).
+          `lconv_jax.data.sources.folder`).
       data_dir: the folder to read from; None or "" is the source's own default.
       validation: number of training examples to hold out, chosen by `seed`, and never part of
         `train`: as many of each class, or else in proportion (see `dataset.apportion`). 0: none;
@@ -112,7 +113,7 @@ def load(
       DataError: a ValueError that names the file or key at fault, and says what to do.
     """
     limit = _limit(stream, device_limit_gib)
-    source = sources.read(name, data_dir or None, size=size, channels=channels)
+    source = registry.read(name, data_dir or None, size=size, channels=channels)
     return _divided(source, limit, validation=validation, examples=examples, seed=seed)
 
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lconv_jax.data import dataset, npz
+from lconv_jax.data import dataset
 from lconv_jax.data.records import DataError
+from lconv_jax.data.sources import npz
 from lconv_jax.host import places
 
 Pair = tuple[ArrayLike, ArrayLike]

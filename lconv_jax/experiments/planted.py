@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax import analysis
-from lconv_jax.data import planted
+from lconv_jax.data.sources import planted
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.parallel import distributed

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lconv_jax import data
-from lconv_jax.data import policies
+from lconv_jax.data.augmentation import policies
 from lconv_jax.training import rng
 
 # Keys of a policy and of the noise, which follow from that of the shifts; its draws count from 0.

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from lconv_jax import config as config_lib
 from lconv_jax import data, models
-from lconv_jax.data import sources
+from lconv_jax.data.sources import registry
 from lconv_jax.host import memory
 from lconv_jax.parallel import sharding
 from lconv_jax.training import rng, shrinking
@@ -122,7 +122,7 @@ def prepare_given(config: Any, given: data.Dataset) -> Setup:
             f"{config.data.channels}: they are for folders of images, and the data are given; set "
             "both to 0"
         )
-    named = {"data.name": sources.GIVEN, "data.data_dir": ""}
+    named = {"data.name": registry.GIVEN, "data.data_dir": ""}
     config = config_lib.with_overrides(config, named)
     return prepare(config, load(config, given))
 

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from lconv_jax import data
-from lconv_jax.data import decoded, folder, images
+from lconv_jax.data.sources import decoded, folder, images
 from lconv_jax.host import memory
 
 CLASSES = ("ant", "bee", "cat")

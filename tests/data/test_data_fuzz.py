@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import policies
+from lconv_jax.data.augmentation import policies
 from tests.data.test_data_idx import write_fashion
 
 FUZZ = settings(

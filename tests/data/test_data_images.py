@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from lconv_jax import data
-from lconv_jax.data import images
+from lconv_jax.data.sources import images
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

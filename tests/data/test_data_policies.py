@@ -12,7 +12,7 @@ import scipy.stats
 from benchmarks import pillow_operations
 from lconv_jax import config as config_lib
 from lconv_jax import data
-from lconv_jax.data import operations, policies, policy_sources
+from lconv_jax.data.augmentation import operations, policies, policy_sources
 from lconv_jax.rundir import workdir
 from lconv_jax.training import inputs
 

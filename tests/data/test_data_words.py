@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import onehot, words
+from lconv_jax.data.sources import onehot, words
 
 SMALL = "words:examples=60,test=20,longest=8,margin=1"
 

@@ -1,7 +1,7 @@
 """Published augmentation policies, as tables and as what their levels mean.
 
 A policy is a list of sub-policies, each a sequence of `Step`s. Levels are in the units of
-`lconv_jax.data.operations`, but those of translations and cutout are fractions of the side.
+`operations`, but those of translations and cutout are fractions of the side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lconv_jax.data import operations
+from lconv_jax.data.augmentation import operations
 
 
 class Step(NamedTuple):

@@ -43,8 +43,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset, files, limits, tfds, wav
+from lconv_jax.data import dataset, files, limits
 from lconv_jax.data.options import at_least, parse, require, require_memory
+from lconv_jax.data.sources import tfds, wav
 from lconv_jax.errors import DataError
 
 DEFAULTS = {

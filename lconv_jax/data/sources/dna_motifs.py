@@ -38,8 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.data import dataset
-from lconv_jax.data.dna import BASES
 from lconv_jax.data.options import at_least, parse, require, require_memory
+from lconv_jax.data.sources.dna import BASES
 from lconv_jax.errors import DataError
 
 DEFAULTS = {

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lconv_jax.data import dataset, decoded, files, images, limits
+from lconv_jax.data import dataset, files, limits
+from lconv_jax.data.sources import decoded, images
 from lconv_jax.host import files as opening
 from lconv_jax.host import memory
 

@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax.data import files, operations, policy_sources
-from lconv_jax.data.policy_sources import Step, SubPolicies
+from lconv_jax.data import files
+from lconv_jax.data.augmentation import operations, policy_sources
+from lconv_jax.data.augmentation.policy_sources import Step, SubPolicies
 from lconv_jax.errors import DataError
 
 # The kinds of file, and what their operations fill with: Fast AutoAugment's as in its own code.

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lconv_jax.data import dataset, files, folder, idx, images, npz, tfds
+from lconv_jax.data import dataset, files
+from lconv_jax.data.sources import folder, idx, images, npz, tfds
 
 # The last 360 of the 1797 digits, in the order of scikit-learn, are the test set.
 _DIGITS_TEST = 360
@@ -32,7 +33,7 @@ MADE: dict[str, str] = {
 }
 
 # Written by `python -m lconv_jax.data.make_small`.
-SMALL_PATH = pathlib.Path(__file__).with_name("fashion_mnist_small.npz")
+SMALL_PATH = pathlib.Path(__file__).parent.with_name("fashion_mnist_small.npz")
 
 # What stands as the name in the configuration of a run whose data a program gave.
 GIVEN = "given"
@@ -111,7 +112,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> dataset.Source:
         return _read_fashion_mnist(data_dir)
     base = name.partition(":")[0]
     if base in MADE:
-        module = importlib.import_module(f"lconv_jax.data.{MADE[base]}")
+        module = importlib.import_module(f"lconv_jax.data.sources.{MADE[base]}")
         return module.read(name, data_dir)
     if path.suffix and files.is_regular(path):
         raise dataset.DataError(

@@ -43,9 +43,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset, files, onehot, tfds
-from lconv_jax.data.onehot import unigram_baseline
+from lconv_jax.data import dataset, files
 from lconv_jax.data.options import at_least, parse, require, require_memory
+from lconv_jax.data.sources import onehot, tfds
+from lconv_jax.data.sources.onehot import unigram_baseline
 from lconv_jax.errors import DataError
 
 __all__ = ["BASES", "DEFAULTS", "GENOMICS_DEFAULTS", "read", "read_fasta", "unigram_baseline"]

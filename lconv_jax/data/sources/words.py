@@ -55,9 +55,10 @@ from typing import AnyStr
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.data import dataset, files, onehot
-from lconv_jax.data.onehot import unigram_baseline
+from lconv_jax.data import dataset, files
 from lconv_jax.data.options import at_least, parse, require, require_memory
+from lconv_jax.data.sources import onehot
+from lconv_jax.data.sources.onehot import unigram_baseline
 from lconv_jax.errors import DataError
 
 __all__ = ["DEFAULTS", "read", "stem_side", "unigram_baseline"]
