@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -230,6 +231,43 @@ class Checkpoints:
             raise ValueError(f"it is the checkpoint of step {own}, in a folder of another name")
         self.record(step)
         return state
+
+    def arrays(self, step: int, fields: Sequence[str]) -> dict[str, Any]:
+        """Fields of the state of a checkpoint, as NumPy arrays in nested dictionaries.
+
+        The shapes come from the checkpoint itself, so that neither data nor model are needed.
+        Nothing is moved or written, so that the run may go on meanwhile.
+
+        Raises:
+          CheckpointError: it cannot be read, or does not read back as it was written.
+        """
+        found, failure = attempt(lambda: self._arrays(step, fields), own=CheckpointError)
+        if failure is not None or found is None:
+            why = failure and (failure.passing or failure.text)
+            raise CheckpointError(
+                f"checkpoint {os.path.join(self.directory, str(step))} cannot be read, or is not "
+                f"as it was written ({why}); take another"
+            )
+        return found
+
+    def _arrays(self, step: int, fields: Sequence[str]) -> dict[str, Any]:
+        path = pathlib.Path(self.directory, str(step))
+        handler = ocp.PyTreeCheckpointHandler()
+        stored = handler.metadata(path / _STATE).tree
+        tree = {name: stored[name] for name in ("step", *fields)}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        with ocp.Checkpointer(handler) as reader:
+            args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
+            found = reader.restore(path / _STATE, args=args)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            digests = reader.restore(path / _DIGESTS)
+        for name in tree:
+            for leaf, digest in leaf_digests(found[name]).items():
+                if digests.get(f".{name}{leaf}") != digest:
+                    raise ValueError(f"the digest of .{name}{leaf} is not the one stored")
+        if int(found["step"]) != step:
+            raise ValueError(f"it is the checkpoint of step {int(found['step'])}")
+        return {name: found[name] for name in fields}
 
     def _set_aside(self, step: int, damage: str) -> None:
         aside = free_name(os.path.join(self.directory, DAMAGED, str(step)))

@@ -137,7 +137,7 @@ def compile_train_steps(experiment: Experiment, **options: Any) -> Any:
     return jitted.lower(shapes, train, jax.ShapeDtypeStruct((), jnp.int32)).compile()
 
 
-def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, float]]:
+def compile_evaluation(experiment: Experiment) -> Callable[..., dict[str, Any]]:
     """The function (state, train, split, key) -> metrics of `evaluate.make_evaluate`."""
     config = experiment.config
     arrange = steps.make_arrange(config, experiment.dataset.image_shape)

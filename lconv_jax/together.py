@@ -279,6 +279,7 @@ def _open(stack: contextlib.ExitStack, run: Run, index: int) -> _Lane:
     shapes, total = experiment.state_shapes, experiment.plan.total_steps
     session = open_session(directory, config.checkpoint.keep, shapes, total)
     lane.session, state = stack.enter_context(session)
+    train.write_data(experiment, directory)
     lane.joins, lane.state = lane.session.step, jax.device_get(state)
     lane.started = time.monotonic() - lane.session.writer.last.get("time/seconds", 0.0)
     return lane
@@ -385,7 +386,11 @@ def _make_evaluation(
             compiled[key] = programs.compile_evaluation(experiment)
         kept, held_out = divided_rows(experiment, whole)
         splits = {"train": choose(split, kept), "validation": choose(split, held_out), "test": test}
-        return train.evaluate_splits(compiled[key], state, splits, due, seed, step)
+        finished = step == experiment.plan.total_steps
+        return train.evaluate_splits(
+            *(compiled[key], state, splits, due, seed, step),
+            directory=lane.directory if finished else None,
+        )
 
     return evaluate
 

@@ -32,6 +32,7 @@ from lconv_jax import (
     metrics,
     models,
     programs,
+    run_facts,
     sharding,
     steps,
     stream,
@@ -106,6 +107,7 @@ def train_and_evaluate(config: Any, workdir: str | os.PathLike[str]) -> dict[str
         session, state = stack.enter_context(
             open_session(directory, config.checkpoint.keep, shapes, total, shared)
         )
+        write_data(experiment, directory)
         logging.info("%s; step %d of %d", directory, session.step, total)
         started -= session.writer.last.get("time/seconds", 0.0)
         if state is None:
@@ -173,7 +175,10 @@ def _train(
             finished = step == plan.total_steps
             if finished or step % (per_epoch * config.log.eval_every_epochs) == 0:
                 due = due_splits(config, finished)
-                result = evaluate_splits(run_evaluation, state, splits, due, config.seed, step)
+                result = evaluate_splits(
+                    *(run_evaluation, state, splits, due, config.seed, step),
+                    directory=session.directory if finished else None,
+                )
                 result["time/examples_per_second"] = count * config.train.batch_size / seconds
                 result["time/seconds"] = time.monotonic() - started
                 writer.write(step, result)
@@ -230,6 +235,13 @@ def write_steps(
     return lines[-1]
 
 
+def write_data(experiment: programs.Experiment, directory: str) -> None:
+    """Writes data.json of the run in a directory (see `run_facts.write_data`)."""
+    seed, dataset = steps.permutation_seed(experiment.config), experiment.dataset
+    order = None if seed is None else steps.permutation(seed, dataset.image_shape)
+    run_facts.write_data(directory, dataset, order)
+
+
 def due_splits(config: Any, finished: bool) -> tuple[str, ...]:
     """The splits that an evaluation is of: validation, and test as far as `log.test` allows."""
     test = config.log.test == "always" or (config.log.test == "end" and finished)
@@ -237,20 +249,25 @@ def due_splits(config: Any, finished: bool) -> tuple[str, ...]:
 
 
 def evaluate_splits(
-    run_evaluation: Callable[..., dict[str, float]],
+    run_evaluation: Callable[..., dict[str, Any]],
     state: TrainState,
     splits: Mapping[str, data.Split],
     due: Sequence[str],
     seed: int,
     step: int,
+    directory: str | None = None,
 ) -> dict[str, float]:
     """The metrics of those splits that are `due` and not empty: of "test" under "eval/".
 
+    With a `directory`, that of the run, confusion.json is written there.
+
     Raises:
       TrainingError: if a loss is not finite.
+      OSError: confusion.json cannot be written.
     """
     key = steps.key_for(seed, steps.STATISTICS, step)
     result: dict[str, float] = {}
+    confusion: dict[str, Any] = {}
     for split in due:
         name = metrics.PREFIXES[split]
         if len(splits[split].labels):
@@ -261,7 +278,10 @@ def evaluate_splits(
                     f"not saved, the checkpoint before it is kept. Lower "
                     "config.optimizer.learning_rate and start in another --workdir"
                 )
-            result |= {f"{name}/{what}": value for what, value in found.items()}
+            result |= {f"{name}/{what}": found[what] for what in ("loss", "accuracy")}
+            confusion[split] = found["confusion"]
+    if directory is not None and confusion:
+        run_facts.write_confusion(directory, step, confusion)
     return result
 
 

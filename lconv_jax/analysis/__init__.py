@@ -8,6 +8,7 @@ from lconv_jax.analysis.filters import (
     picture,
     save_filters,
     tile,
+    unpermuted_rows,
 )
 from lconv_jax.analysis.localisation import (
     Localisation,
@@ -44,5 +45,6 @@ __all__ = [
     "support_bits",
     "tile",
     "unit_spread",
+    "unpermuted_rows",
     "window_share",
 ]

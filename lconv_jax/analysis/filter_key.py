@@ -62,7 +62,7 @@ def below(picture: NDArray[np.uint8], kind: str, channels: int) -> NDArray[np.ui
         draw.rectangle((left - 1, top + 1, left + _BAR[0], top + 2 + _BAR[1]), outline=_INK)
         for share, label in ((0.0, "-1"), (0.5, name), (1.0, "+1")):
             place = (left + share * _BAR[0], top + _BAR[1] + 4)
-            draw.text(place, label, _INK, font, anchor="mt")
+            draw.text(place, label, _INK, font, anchor="ma")
     return np.asarray(whole)
 
 

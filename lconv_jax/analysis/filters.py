@@ -37,6 +37,21 @@ def first_layer_filters(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[np
     return filters if rank == 2 else filters[:, None]
 
 
+def unpermuted_rows(
+    kernel: Any, order: NDArray[np.integer[Any]], image_shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """A dense first layer's weights [inputs, units] for images whose pixels were not permuted.
+
+    Args:
+      kernel: of a network that saw pixel order[i] of each image as pixel i; channels stay together.
+      order: [pixels].
+      image_shape: [*spatial, channels] of the input.
+    """
+    weights = np.asarray(kernel)
+    by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
+    return by_pixel[np.argsort(order)].reshape(weights.shape)
+
+
 def choose_filters(
     filters: NDArray[np.float32], count: int, *, min_nonzeros: int = 20, seed: int = 0
 ) -> NDArray[np.float32]:
