@@ -66,6 +66,9 @@ def test_a_test_set_that_is_not_read_is_not_in_the_counts(tmp_path):
 
 def test_damage_is_named(tmp_path):
     assert run_facts.read_data(tmp_path) is None
-    (tmp_path / "data.json").write_text('{"name": "digits", "num_classes": "ten"}')
-    with pytest.raises(StoredError, match=r"data\.json.*num_classes.*an integer; delete it"):
+    (tmp_path / "data.json").write_text('{"name": "digits"}')
+    with pytest.raises(StoredError, match=r"data\.json: it has no 'num_classes'; delete it"):
         run_facts.read_data(tmp_path)
+    (tmp_path / "confusion.json").write_text('{"step": 3, "splits": {"test": [[0, "one", 2]]}}')
+    with pytest.raises(StoredError, match=r"confusion\.json.*must be an integer"):
+        run_facts.read_confusion(tmp_path)
