@@ -166,18 +166,15 @@ def _spec(
     tips = [alt.Tooltip("x:Q", title="epoch", format=".6~g")] if by_epoch else []
     if one_clock or not by_epoch:
         tips.append(alt.Tooltip("step:Q", title="step", format=","))
-    tips += [alt.Tooltip(f"t{index}:N", title=each.label) for index, each in enumerate(series)]
-    # Not every curve has a value at every place.
-    texts = {
-        f"t{index}": f"isValid(datum.v{index}) ? format(datum.v{index}, '{form}') : '–'"
-        for index in range(len(series))
-    }
+    tips += [
+        alt.Tooltip(f"v{index}:Q", title=each.label, format=form)
+        for index, each in enumerate(series)
+    ]
     nearest = alt.selection_point(
         "at", nearest=True, on="pointermove", clear="pointerout", encodings=["x"], empty=False
     )
     rule = (
         alt.Chart()
-        .transform_calculate(**texts)
         .mark_rule(stroke="currentColor", aria=False)
         .encode(
             x=x,

@@ -66,11 +66,12 @@ def make(
     flat = filters.reshape(len(filters), -1)
     nonzeros = np.count_nonzero(flat, axis=1)
     chosen = np.sort(analysis.choose_units(filters, most))
+    found: Any
     shares: list[float | None] = [None] * len(chosen)
     if window is not None and len(chosen):
         support = flat[chosen].T != 0
-        some = support.any(0)
-        found = analysis.window_share(support[:, some], image_shape, window) if some.any() else []
+        some = support.any(0)  # a filter without weights has no share
+        found = analysis.window_share(support[:, some], image_shape, window) if some.any() else ()
         for place, share in zip(np.flatnonzero(some), found, strict=True):
             shares[place] = float(share)
     signal = filters.shape[1] == 1
@@ -124,9 +125,12 @@ def _hex(weight: float) -> str:
 
 def _png(rgb: NDArray[Any]) -> str:
     """Fractions [height, width, 3] as a PNG with a pixel each."""
-    image = Image.fromarray((255 * rgb).astype(np.uint8))
-    if (few := image.getcolors(256)) is not None:  # half as many bytes
-        image = image.quantize(len(few), dither=Image.Dither.NONE)
+    pixels = (255 * rgb).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) <= 256:  # half as many bytes
+        image = Image.fromarray(index.astype(np.uint8).reshape(pixels.shape[:2])).convert("P")
+        image.putpalette(colours.tobytes())
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return _uri(stream.getvalue(), "image/png")

@@ -326,15 +326,14 @@ def _layer_curves(runs: Sequence[Recorded]) -> list[charts.Chart]:
 
 def _layer_rows(run: Recorded) -> list[tuple[str, str, str, str]]:
     """Layer, weights, non-zeros and their share, at the last step that is known."""
-    sizes = {name: kernel.size for name, kernel in run.kernels.items()}
+    sizes: dict[str, Any] = {name: kernel.size for name, kernel in run.kernels.items()}
     if not sizes and run.summary is not None:
         stored = run.summary.get("weights")
         sizes = stored if isinstance(stored, dict) else {}
     rows = []
     for layer in _layers(run):
         count, size = run.last.get(f"sparsity/{layer}/nonzeros"), sizes.get(layer)
-        known = _is_number(count) and _is_number(size) and size
-        share = count / size if known and count is not None else None
+        share = count / size if count is not None and _is_number(size) and size else None
         rows.append((layer, _number(size, ","), _number(count, ","), _number(share, ".2%")))
     return rows
 

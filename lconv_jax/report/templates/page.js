@@ -1,8 +1,17 @@
 "use strict";
 {
   const specs = JSON.parse(document.getElementById("specs").textContent);
+  // Values under the pointer; not every curve has one at every place.
+  const formatTooltip = (values, escape) => {
+    const row = ([name, value]) => {
+      const shown = String(value).startsWith("NaN") ? "–" : value;
+      return `<tr><td class="key">${escape(name)}</td><td class="value">${escape(shown)}</td></tr>`;
+    };
+    return `<table><tbody>${Object.entries(values).map(row).join("")}</tbody></table>`;
+  };
+  const tooltip = { theme: "page", formatTooltip };
   // Expressions are interpreted, not compiled, which the page's security policy would refuse.
-  const options = { renderer: "svg", actions: false, ast: true, tooltip: { theme: "page" } };
+  const options = { renderer: "svg", actions: false, ast: true, tooltip };
   const plots = [...document.querySelectorAll(".plot")];
   window.reportReady = Promise.all(
     plots.map((plot) => vegaEmbed(plot, specs[Number(plot.dataset.spec)], options)),
