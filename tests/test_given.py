@@ -8,10 +8,9 @@ import PIL.Image
 import pytest
 
 from lconv_jax import data
-from lconv_jax.config import ConfigError
+from lconv_jax.config import ConfigError, with_overrides
 from lconv_jax.data import DataError
 from lconv_jax.describe import load_run
-from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.rundir import workdir
 from lconv_jax.train import train_and_evaluate
 from tests import tiny_config

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lconv_jax import data, export, models, train
+from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError
-from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.portable import evaluate, npz, to_onnx
 from lconv_jax.portable.network import from_variables
 from lconv_jax.training import inputs

@@ -11,8 +11,8 @@ import pytest
 
 import lconv_jax
 from lconv_jax import analysis, data, train
+from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError, DataError
-from lconv_jax.experiments.runs import with_overrides
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
 from lconv_jax.rundir.metrics import column, read_metrics
 from lconv_jax.training import inputs

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
 from lconv_jax import analysis, data, errors, mdl, models
 from lconv_jax.config import ConfigError
@@ -298,6 +299,13 @@ def test_evaluation_counts_every_example_once(count):
     assert found["accuracy"] == correct.sum() / len(correct)
     log_p = jax.nn.log_softmax(logits)[np.arange(len(correct)), split.labels]
     assert found["loss"] == pytest.approx(-float(log_p.mean()), rel=1e-5)
+    expected = sklearn_metrics.confusion_matrix(
+        split.labels, jnp.argmax(logits, -1), labels=range(10)
+    )
+    listed = np.zeros((10, 10), int)
+    for label, answer, examples in found["confusion"]:
+        listed[label, answer] += examples
+    np.testing.assert_array_equal(listed, expected)
 
 
 def test_pooled_statistics_are_those_of_all_the_examples():

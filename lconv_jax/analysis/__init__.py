@@ -2,6 +2,7 @@
 
 from lconv_jax.analysis.filters import (
     choose_filters,
+    choose_units,
     draw_signals,
     first_layer_filters,
     picture,
@@ -27,6 +28,7 @@ __all__ = [
     "Recovery",
     "Structure",
     "choose_filters",
+    "choose_units",
     "cut",
     "draw_signals",
     "first_layer_filters",

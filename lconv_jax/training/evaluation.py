@@ -17,6 +17,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
 
 from lconv_jax import data
 from lconv_jax.parallel import sharding
@@ -110,7 +111,7 @@ def make_statistics(
 
 def make_evaluate(
     model: nn.Module, inputs: Inputs, batch_size: int, mesh: jax.sharding.Mesh
-) -> Callable[..., dict[str, float]]:
+) -> Callable[..., dict[str, Any]]:
     """A function that evaluates parameters on a split.
 
     Args:
@@ -118,56 +119,74 @@ def make_evaluate(
       batch_size: examples per compiled step, for statistics and for evaluation.
 
     Returns:
-      evaluate(state, train, split, key) -> {"loss", "accuracy"}: means over all examples of
-      `split`, each counted once (the last batch is padded and masked), with the statistics of
-      `make_statistics`.
+      evaluate(state, train, split, key) -> {"loss", "accuracy", "confusion"}: means over all
+      examples of `split`, each counted once (the last batch is padded and masked), with the
+      statistics of `make_statistics`; and [label, predicted class, examples] of each pair of
+      classes that occurs, ascending.
     """
     statistics = make_statistics(model, inputs, batch_size, mesh)
+    replicated = sharding.replicated(mesh)
 
     def batch_totals(params: Any, stats: Any, batch: Any, real: jax.Array) -> Any:
-        """Summed loss and number of correct answers among the real examples of a batch."""
+        """Summed loss, number of correct answers, and label and answer of each real example.
+
+        The last are [B, 2], −1 for an example that is not real.
+        """
         images, labels = batch
         variables = {"params": params, "batch_stats": stats}
         logits: Any = model.apply(variables, inputs.preprocess(images), train=False)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        correct = jnp.argmax(logits, -1) == labels
-        return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum(correct & real)
+        answers = jnp.argmax(logits, -1)
+        pairs = jnp.where(real[:, None], jnp.stack([labels, answers], -1), -1)
+        return jnp.sum(jnp.where(real, loss, 0.0)), jnp.sum((answers == labels) & real), pairs
 
     @jax.jit
-    def totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, jax.Array]:
+    def totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, ...]:
         count = split.labels.shape[0]
         padding = -count % batch_size
 
-        def batch(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def batch(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
             index, real = jax.lax.with_sharding_constraint(pair, sharding.batch_sharding(mesh))
             return batch_totals(params, stats, (split.images[index], split.labels[index]), real)
 
         index = jnp.pad(jnp.arange(count), (0, padding)).reshape(-1, batch_size)
         real = (jnp.arange(count + padding) < count).reshape(-1, batch_size)
-        losses, corrects = jax.lax.map(batch, (index, real))
-        return losses.sum(), corrects.sum()
+        losses, corrects, pairs = jax.lax.map(batch, (index, real))
+        return losses.sum(), corrects.sum(), jax.lax.with_sharding_constraint(pairs, replicated)
 
     @jax.jit
     def chunk_totals(params: Any, stats: Any, chunk: data.Split, real: jax.Array) -> Any:
-        return jax.lax.map(lambda pair: batch_totals(params, stats, *pair), (chunk, real))
+        *sums, pairs = jax.lax.map(lambda pair: batch_totals(params, stats, *pair), (chunk, real))
+        return *sums, jax.lax.with_sharding_constraint(pairs, replicated)
 
-    def streamed_totals(params: Any, stats: Any, split: data.Split) -> tuple[jax.Array, jax.Array]:
+    def streamed_totals(params: Any, stats: Any, split: data.Split) -> tuple[Any, ...]:
         # Fetched one by one, so that chunks do not pile up on the device.
         found = [
             jax.device_get(chunk_totals(params, stats, chunk, real))
             for chunk, real in streaming.in_order(split, batch_size, mesh)
         ]
-        losses, corrects = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        losses, corrects, pairs = (np.concatenate(parts) for parts in zip(*found, strict=True))
         batches = -(-len(split.labels) // batch_size)
-        return jnp.asarray(losses[:batches]).sum(), jnp.asarray(corrects[:batches]).sum()
+        return jnp.asarray(losses[:batches]).sum(), jnp.asarray(corrects[:batches]).sum(), pairs
 
     def evaluate(
         state: Any, train: data.Split, split: data.Split, key: jax.Array
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         stats = statistics(state.params, state.batch_stats, train.images, key)
         add = streamed_totals if data.is_streamed(split) else totals
-        loss, correct = jax.device_get(add(state.params, stats, split))
+        loss, correct, pairs = jax.device_get(add(state.params, stats, split))
         count = split.labels.shape[0]
-        return {"loss": float(np.float64(loss) / count), "accuracy": float(int(correct) / count)}
+        return {
+            "loss": float(np.float64(loss) / count),
+            "accuracy": float(int(correct) / count),
+            "confusion": _confusion(pairs.reshape(-1, 2)),
+        }
 
     return evaluate
+
+
+def _confusion(pairs_Nx2: NDArray[Any]) -> list[list[int]]:
+    """[label, predicted class, examples] of each pair that occurs; pairs of −1 are no examples."""
+    real = pairs_Nx2[pairs_Nx2[:, 0] >= 0]
+    pairs, counts = np.unique(real, axis=0, return_counts=True)
+    return np.column_stack([pairs, counts]).tolist()

@@ -298,7 +298,7 @@ class Together:
     def take(self, index: int) -> TrainState:
         return self._take(self._states, index)
 
-    def evaluate(self, index: int, split: str, step: int) -> dict[str, float] | None:
+    def evaluate(self, index: int, split: str, step: int) -> dict[str, Any] | None:
         setup = self._setups[index]
         kept, held_out = divided_rows(setup, self._whole)
         if split == "validation" and not len(held_out):

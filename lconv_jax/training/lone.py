@@ -74,7 +74,7 @@ class Lone(contextlib.ExitStack):
     def take(self, index: int) -> TrainState:
         return self._shrinker.expand(self._state)
 
-    def evaluate(self, index: int, split: str, step: int) -> dict[str, float] | None:
+    def evaluate(self, index: int, split: str, step: int) -> dict[str, Any] | None:
         if not len(self._splits[split].labels):
             return None
         key = rng.key_for(self._setup.config.seed, rng.STATISTICS, step)

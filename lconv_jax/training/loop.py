@@ -22,7 +22,7 @@ from lconv_jax.errors import Stopped, TrainingError
 from lconv_jax.host import cache
 from lconv_jax.host.signals import deferred_signals
 from lconv_jax.parallel import distributed
-from lconv_jax.rundir import metrics
+from lconv_jax.rundir import facts, metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.session import Session, open_session
 from lconv_jax.rundir.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
@@ -150,6 +150,7 @@ def open_run(
     """
     keep, total = setup.config.checkpoint.keep, setup.plan.total_steps
     session, state = stack.enter_context(open_session(directory, keep, shapes, total, shared))
+    record.write_data(setup, directory)
     started -= session.writer.last.get("time/seconds", 0.0)
     return Run(setup, session, started, index, session.step, state)
 
@@ -169,8 +170,8 @@ class Program(Protocol):
     def take(self, index: int) -> TrainState:
         """A run's state, as it is stored."""
 
-    def evaluate(self, index: int, split: str, step: int) -> dict[str, float] | None:
-        """Loss and accuracy of a run on a split; None where the split is empty."""
+    def evaluate(self, index: int, split: str, step: int) -> dict[str, Any] | None:
+        """What `evaluation.make_evaluate` finds of a run on a split; None if that is empty."""
 
     def shrink(self) -> dict[str, int]:
         """Leaves out what is dead for good; returns metrics that say what is left, if it did."""
@@ -283,8 +284,7 @@ def _look(
     step += count
     result: dict[str, Any] = {}
     if _is_due(step, setup.plan, log.eval_every_epochs):
-        for split in _due_splits(log, step == setup.plan.total_steps):
-            result |= _evaluate(program, run.index, split, step)
+        result |= _evaluate(run, program, step)
         result["time/examples_per_second"] = count * setup.config.train.batch_size / seconds
         result["time/seconds"] = time.monotonic() - run.started
         record.write_weights(setup, program.take(run.index), writer, step)
@@ -303,21 +303,30 @@ def _due_splits(log: Any, finished: bool) -> tuple[str, ...]:
     return ("test", "validation") if test else ("validation",)
 
 
-def _evaluate(program: Program, index: int, split: str, step: int) -> dict[str, float]:
-    """The metrics of a split: of "test" under "eval/".
+def _evaluate(run: Run, program: Program, step: int) -> dict[str, float]:
+    """The metrics of the splits that are due: of "test" under "eval/". At the end also confusions.
 
     Raises:
       TrainingError: if a loss is not finite.
+      OSError: confusion.json cannot be written.
     """
-    found = program.evaluate(index, split, step)
-    if found is None:
-        return {}
-    if not np.isfinite(found["loss"]):
-        raise TrainingError(
-            f"the loss on the {split} set is not finite at step {step}; the state is not saved, "
-            f"the checkpoint before it is kept. {record.DIVERGED}"
-        )
-    return {f"{metrics.PREFIXES[split]}/{what}": value for what, value in found.items()}
+    finished = step == run.setup.plan.total_steps
+    result: dict[str, float] = {}
+    confusion: dict[str, Any] = {}
+    for split in _due_splits(run.setup.config.log, finished):
+        found = program.evaluate(run.index, split, step)
+        if found is None:
+            continue
+        if not np.isfinite(found["loss"]):
+            raise TrainingError(
+                f"the loss on the {split} set is not finite at step {step}; the state is not "
+                f"saved, the checkpoint before it is kept. {record.DIVERGED}"
+            )
+        name, confusion[split] = metrics.PREFIXES[split], found["confusion"]
+        result |= {f"{name}/{what}": found[what] for what in ("loss", "accuracy")}
+    if finished and confusion:
+        facts.write_confusion(run.session.directory, step, confusion)
+    return result
 
 
 def _means(lasts: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -54,7 +54,7 @@ def compile_train_steps(setup: Setup, **options: Any) -> Any:
     return jitted.lower(setup.state_shapes, train, count).compile()
 
 
-def compile_evaluation(setup: Setup) -> Callable[..., dict[str, float]]:
+def compile_evaluation(setup: Setup) -> Callable[..., dict[str, Any]]:
     """The function (state, train, split, key) -> metrics of `evaluation.make_evaluate`."""
     size = setup.config.train.batch_size
     return evaluation.make_evaluate(setup.model, setup.inputs, size, setup.mesh)

@@ -15,7 +15,7 @@ from lconv_jax import analysis, data, models
 from lconv_jax import config as config_lib
 from lconv_jax.errors import TrainingError
 from lconv_jax.parallel import distributed
-from lconv_jax.rundir import metrics
+from lconv_jax.rundir import facts, metrics
 from lconv_jax.rundir.session import Session
 from lconv_jax.training import inputs
 from lconv_jax.training.setup import Setup
@@ -27,6 +27,13 @@ DIVERGED = (
 )
 # Units of the first layer that pictures and histograms are made of.
 _SHOWN_UNITS = 4096
+
+
+def write_data(setup: Setup, directory: str) -> None:
+    """Writes data.json of the run in a directory (see `facts.write_data`)."""
+    seed, shape = inputs.permutation_seed(setup.config), setup.dataset.image_shape
+    about = data.about(setup.dataset) | {"dtype": setup.dataset.train.images.dtype.name}
+    facts.write_data(directory, about, None if seed is None else inputs.permutation(seed, shape))
 
 
 def write_steps(
