@@ -1,5 +1,7 @@
 """Networks that leave as .npz and as .onnx, evaluated by NumPy alone and by ONNX Runtime."""
 
+import dataclasses
+import json
 import pathlib
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from lconv_jax import data, export, models, train
 from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError
 from lconv_jax.portable import evaluate, npz, to_onnx
-from lconv_jax.portable.network import from_variables
+from lconv_jax.portable.network import from_run, from_variables
 from lconv_jax.training import inputs
 from lconv_jax.training.reading import load_run
 from tests.test_export import DENSE, SHAPES, assert_close, made, stored
@@ -204,6 +206,21 @@ def run_dir(tmp_path_factory):
     changes = {"model.name": "s_conv", "train.epochs": 2, "data.permute": 1, "data.crop": 0}
     train.train_and_evaluate(with_overrides(get_config(), changes), directory)
     return directory
+
+
+@pytest.mark.slow
+def test_names_of_classes_leave_with_the_network(run_dir, tmp_path):
+    given = data.load("digits")
+    names = tuple(f"digit {number}" for number in range(10))
+    run = load_run(run_dir)
+    named = dataclasses.replace(run, _dataset=dataclasses.replace(given, class_names=names))
+    named.__dict__["_setup"] = run._setup._replace(dataset=named._dataset)
+    about = from_run(named).about
+    assert about["classes"] == list(names)
+    assert (about["model"], about["data"], about["step"]) == ("s_conv", "digits", run.step)
+    written = to_onnx.to_model(from_run(named))
+    found = {entry.key: entry.value for entry in written.metadata_props}
+    assert json.loads(found["classes"]) == list(names)
 
 
 @pytest.mark.slow

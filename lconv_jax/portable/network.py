@@ -82,12 +82,14 @@ def from_run(run: SavedRun) -> Portable:
     Raises:
       ConfigError, CheckpointError, DataError: as `SavedRun.batch_stats`.
     """
-    about = {
+    about: dict[str, Any] = {
         "model": run.config.model.name,
         "data": os.path.basename(run.dataset.name),
         "step": run.step,
         "lconv_jax": _version(),
     }
+    if run.dataset.class_names:
+        about["classes"] = list(run.dataset.class_names)
     return from_variables(
         run.model,
         {"params": run.params, "batch_stats": run.batch_stats},
