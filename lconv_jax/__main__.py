@@ -11,7 +11,7 @@ import sys
 # Each the module `lconv_jax.NAME` with a `main` of its own; the first line of its docstring is
 # what the list says.
 COMMANDS = (
-    *("main", "sweep", "describe", "shorten", "predict", "export", "preview", "config"),
+    *("main", "sweep", "report", "describe", "shorten", "predict", "export", "preview", "config"),
     "data.prepare",
 )
 EXPERIMENTS = (
