@@ -10,9 +10,9 @@ import pytest
 from lconv_jax import data
 from lconv_jax.config import ConfigError, with_overrides
 from lconv_jax.data import DataError
-from lconv_jax.describe import load_run
 from lconv_jax.rundir import workdir
 from lconv_jax.train import train_and_evaluate
+from lconv_jax.training.exporting import restore_network
 from tests import tiny_config
 from tests.helpers import final_digests, timeless
 
@@ -110,7 +110,7 @@ def test_a_run_goes_on_with_the_same_data_and_no_other(given, tmp_path):
 
 def test_commands_that_read_the_data_again_say_what_to_do(given):
     with pytest.raises(DataError, match=r"'given': the data of this run were given.*data\.save"):
-        load_run(str(given))
+        restore_network(str(given))
 
 
 @pytest.mark.parametrize(
