@@ -9,8 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-from lconv_jax import describe, errors, main, predict, shorten, sweep
-from lconv_jax.compression import export
+from lconv_jax import describe, errors, export, main, predict, shorten, sweep
 from lconv_jax.errors import ConfigError
 from lconv_jax.host.signals import STOPPING, deferred_signals
 from lconv_jax.parallel import distributed

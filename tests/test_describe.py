@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lconv_jax import config, data, mdl
-from lconv_jax.compression import certify, export
+from lconv_jax.compression import certify, folding
 from lconv_jax.compression.search import Options
 from lconv_jax.config import with_overrides
 from lconv_jax.describe import describe, restore_network
@@ -50,7 +50,7 @@ def test_the_exported_network_is_the_evaluated_one(run_dir):
     experiment, network, step = restore_network(run_dir)
     test = experiment.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
-    logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
+    logits = folding.apply(network, jnp.asarray(inputs, jnp.float32))
     accuracy = np.mean(np.argmax(logits, 1) == test.labels)
     last = read_metrics(run_dir)[-1]
     assert step == last["step"]
@@ -170,7 +170,7 @@ def test_permuted_pixels_are_put_back(tmp_path):
     experiment, network, _ = restore_network(str(tmp_path))
     test = experiment.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
-    logits = export.apply(network, jnp.asarray(inputs, jnp.float32))
+    logits = folding.apply(network, jnp.asarray(inputs, jnp.float32))
     evaluated = read_metrics(tmp_path)[-1]["eval/accuracy"]
     accuracy = np.mean(np.argmax(logits, 1) == test.labels)
     assert accuracy == pytest.approx(evaluated, abs=1.5 / len(test.labels))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lconv_jax import data, describe, mdl, models, shorten
-from lconv_jax.compression import certify, export, levels, search
+from lconv_jax.compression import certify, folding, levels, search
 from lconv_jax.mdl import untrusted
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
@@ -25,15 +25,15 @@ def network(name, seed=0, density=0.3):
     rng = np.random.default_rng(seed)
     model = models.create(name, alpha=2, num_classes=4)
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *SHAPE)))
-    exported = export.export(model, jax.device_get(variables), SHAPE)
+    exported = folding.fold(model, jax.device_get(variables), SHAPE)
     tree = [
         {
             "kernels": [k * (rng.random(k.shape) < density) for k in layer["kernels"]],
             "bias": 0.1 * rng.normal(size=layer["bias"].shape),
         }
-        for layer in export.weights(exported)
+        for layer in folding.weights(exported)
     ]
-    return export.with_weights(exported, tree)
+    return folding.with_weights(exported, tree)
 
 
 def levels_of(floats, depth=7, bias_bits=4):
@@ -47,7 +47,7 @@ def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
     images = np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
     inputs = INPUTS["centred"](images) / INPUT_SCALE["centred"]
-    trained = np.asarray(export.apply(levels.rounded(levels, scales, masks), inputs))
+    trained = np.asarray(folding.apply(levels.rounded(levels, scales, masks), inputs))
     exact = mdl.evaluate(levels.integer_network(levels, scales), images).astype(float)
     factor = (trained * exact).sum() / (exact**2).sum()
     assert np.abs(exact).max() > 0
@@ -65,16 +65,16 @@ def test_rounding_lets_the_gradient_through():
 def test_dropping_dead_units_changes_no_prediction(name):
     floats = network(name, density=0.05)
     # A unit without inputs would be a constant; the search trains that away.
-    tree = export.weights(floats)
+    tree = folding.weights(floats)
     for layer in tree[:-1]:
         alive = (layer["kernels"][0] != 0).any(tuple(range(layer["kernels"][0].ndim - 1)))
         layer["bias"] = np.where(alive, layer["bias"], 0)
-    floats = export.with_weights(floats, tree)
+    floats = folding.with_weights(floats, tree)
     smaller = levels.drop_dead_units(floats)
     assert mdl.count_weights(smaller)[0] < mdl.count_weights(floats)[0]
     inputs = np.random.default_rng(2).normal(size=(10, *SHAPE))
     np.testing.assert_allclose(
-        export.apply(smaller, inputs), export.apply(floats, inputs), rtol=1e-4, atol=1e-5
+        folding.apply(smaller, inputs), folding.apply(floats, inputs), rtol=1e-4, atol=1e-5
     )
 
 
@@ -110,14 +110,14 @@ def test_removal_goes_on_where_weights_are_few_or_score_alike():
 def test_a_masked_weight_is_no_part_of_the_trained_network():
     levels, scales = levels_of(equalize(network("s_fc")))
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
-    tree = export.weights(levels)
+    tree = folding.weights(levels)
     for layer in tree:
         layer["kernels"] = [np.where(k == 0, 5.0, k) for k in layer["kernels"]]
-    grown = export.with_weights(levels, tree)
+    grown = folding.with_weights(levels, tree)
     inputs = np.random.default_rng(1).normal(size=(5, *SHAPE))
     np.testing.assert_array_equal(
-        export.apply(levels.rounded(grown, scales, masks), inputs),
-        export.apply(levels.rounded(levels, scales, masks), inputs),
+        folding.apply(levels.rounded(grown, scales, masks), inputs),
+        folding.apply(levels.rounded(levels, scales, masks), inputs),
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lconv_jax import mdl
-from lconv_jax.compression import export
+from lconv_jax.compression import folding
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE
 
@@ -46,10 +46,10 @@ def in_levels(network: mdl.Network, scales: Scales) -> mdl.Network:
             "bias": layer["bias"] / bias,
         }
         for layer, row, bias in zip(
-            export.weights(network), scales.kernels, scales.bias, strict=True
+            folding.weights(network), scales.kernels, scales.bias, strict=True
         )
     ]
-    return export.with_weights(network, tree)
+    return folding.with_weights(network, tree)
 
 
 def round_straight_through(x: jax.Array) -> jax.Array:
@@ -68,10 +68,10 @@ def rounded(levels: mdl.Network, scales: Scales, masks: Any) -> mdl.Network:
             "bias": round_straight_through(layer["bias"]) * bias,
         }
         for layer, bias, *rest in zip(
-            export.weights(levels), scales.bias, masks, scales.kernels, strict=True
+            folding.weights(levels), scales.bias, masks, scales.kernels, strict=True
         )
     ]
-    return export.with_weights(levels, tree)
+    return folding.with_weights(levels, tree)
 
 
 def integer_network(levels: mdl.Network, scales: Scales) -> mdl.Network:
@@ -81,9 +81,9 @@ def integer_network(levels: mdl.Network, scales: Scales) -> mdl.Network:
             "kernels": [np.rint(kernel).astype(np.int64) for kernel in layer["kernels"]],
             "bias": np.rint(layer["bias"]).astype(np.int64) << shift,
         }
-        for layer, shift in zip(export.weights(levels), scales.bias_shift, strict=True)
+        for layer, shift in zip(folding.weights(levels), scales.bias_shift, strict=True)
     ]
-    return export.with_weights(levels, tree)
+    return folding.with_weights(levels, tree)
 
 
 def drop_dead_units(network: mdl.Network) -> mdl.Network:
@@ -124,7 +124,7 @@ def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network
 
     At least one goes.
     """
-    tree = export.weights(levels)
+    tree = folding.weights(levels)
     scores: list[list[np.ndarray]] = []
     for layer, moments in zip(tree, second_moments, strict=True):
         scores.append([])
@@ -147,4 +147,4 @@ def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network
             mine, stays = np.split(stays, [score.size])
             parts.append(np.where(mine.reshape(kernel.shape), kernel, 0))
         layer["kernels"] = parts
-    return export.with_weights(levels, tree)
+    return folding.with_weights(levels, tree)

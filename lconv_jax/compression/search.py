@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lconv_jax import data, mdl
-from lconv_jax.compression import certify, export
+from lconv_jax.compression import certify, folding
 from lconv_jax.compression.levels import (
     Scales,
     choose_scales,
@@ -110,7 +110,7 @@ def search(
             tree = jax.device_get(
                 jax.tree.map(jnp.multiply, params["levels"], _like(masks, levels))
             )
-            levels = export.with_weights(levels, tree)
+            levels = folding.with_weights(levels, tree)
             if small:
                 file = mdl.encode(integer_network(levels, scales))
                 certificate = certify.certify(file, train, delta)
@@ -140,8 +140,8 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
     adam = optax.scale_by_adam(b2=_B2)
 
     def loss(params: Any, masks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        network = rounded(export.with_weights(levels, params["levels"]), scales, masks)
-        logits = export.apply(network, x) * jnp.exp(params["temperature"])
+        network = rounded(folding.with_weights(levels, params["levels"]), scales, masks)
+        logits = folding.apply(network, x) * jnp.exp(params["temperature"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     @jax.jit
@@ -168,11 +168,11 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
 
 
 def _as_float32(levels: mdl.Network) -> Any:
-    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), export.weights(levels))
+    return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), folding.weights(levels))
 
 
 def _like(masks: Any, levels: mdl.Network) -> Any:
-    """The masks as a tree like that of `export.weights`, with 1 for biases."""
+    """The masks as a tree like that of `folding.weights`, with 1 for biases."""
     return [
         {"kernels": row, "bias": jnp.ones(len(layer.bias))}
         for row, layer in zip(masks, levels.layers, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from numpy.typing import NDArray
 
-from lconv_jax.compression import export
+from lconv_jax.compression import folding
 from lconv_jax.mdl.network import Network
 
 if TYPE_CHECKING:
@@ -66,13 +66,13 @@ def from_variables(
       about: as of `Portable`.
 
     Raises:
-      ValueError: as `export.export`.
+      ValueError: as `folding.fold`.
     """
     code = "centred" if dtype == "uint8" else "fixed"
-    network = export.export(model, variables, image_shape, input_code=code)
+    network = folding.fold(model, variables, image_shape, input_code=code)
     if order is not None and network.layers[0].terms[0].kind == "dense":
-        network, order = export.unpermute(network, order), None
-    names, scale = export.layer_names(model), _SCALE[dtype]
+        network, order = folding.unpermute(network, order), None
+    names, scale = folding.layer_names(model), _SCALE[dtype]
     return Portable(network, names, dtype, *scale, order, dict(about or {}))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lconv_jax import mdl
-from lconv_jax.compression import certify, export
+from lconv_jax.compression import certify, folding
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.workdir import CHECKPOINTS, CONFIG_FILE, read_config
@@ -63,14 +63,14 @@ def export_state(setup: Setup, state: Any) -> mdl.Network:
     key = rng.key_for(config.seed, rng.STATISTICS, int(state.step))
     stats = statistics(state.params, state.batch_stats, dataset.train.images, key)
     variables = distributed.fetch({"params": state.params, "batch_stats": stats})
-    network = export.export(model, variables, dataset.image_shape, input_code="centred")
+    network = folding.fold(model, variables, dataset.image_shape, input_code="centred")
     if dataset.train.images.dtype != np.uint8:
         network = network._replace(input_code="fixed")
     elif all(term.kind == "dense" for layer in network.layers for term in layer.terms):
         # Without padding, dark backgrounds may as well be zero: biases become small numbers.
-        network = export.export(model, variables, dataset.image_shape, input_code="black")
+        network = folding.fold(model, variables, dataset.image_shape, input_code="black")
     if (seed := inputs.permutation_seed(config)) is not None:
-        network = export.unpermute(network, inputs.permutation(seed, dataset.image_shape))
+        network = folding.unpermute(network, inputs.permutation(seed, dataset.image_shape))
     return network
 
 

@@ -1,6 +1,6 @@
 """A trained model as plain numbers: batch normalisation folded in, ready to prune and quantise.
 
-`export` makes an `mdl.network.Network` of floating-point weights, `apply` evaluates it in JAX, and
+`fold` makes an `mdl.network.Network` of floating-point weights, `apply` evaluates it in JAX, and
 `weights` with `with_weights` hand its arrays to whatever trains or changes them.
 """
 
@@ -28,7 +28,7 @@ _EPSILON = 1e-5
 _WIDENING = (3, 5, 7)
 
 
-def export(
+def fold(
     model: nn.Module,
     variables: Mapping[str, Any],
     image_shape: tuple[int, ...],
@@ -89,7 +89,7 @@ def apply(network: Network, inputs: ArrayLike) -> jax.Array:
 
     Args:
         network: its arrays may be NumPy's or JAX's; integers are taken as floats.
-        inputs: [B, *input_shape], as `export` says for the network's code.
+        inputs: [B, *input_shape], as `fold` says for the network's code.
 
     Raises:
         ValueError: the inputs have another shape.

@@ -8,7 +8,7 @@ from flax import linen
 from jax.test_util import check_grads
 
 from lconv_jax import data, models
-from lconv_jax.compression.export import apply, export, unpermute, weights, with_weights
+from lconv_jax.compression.folding import apply, fold, unpermute, weights, with_weights
 from lconv_jax.mdl.network import Layer, Network, Term
 from lconv_jax.training import inputs
 from tests import tiny_config
@@ -62,7 +62,7 @@ def assert_close(actual, expected, tolerance=1e-4):
 def test_the_network_computes_the_logits_of_the_model(name, shape):
     model, variables = made(name, shape)
     x = data.normalize(stored(shape))
-    network = export(model, variables, shape)
+    network = fold(model, variables, shape)
     kernels = [term.kernel for layer in network.layers for term in layer.terms]
     assert all(kernel.dtype == np.float64 for kernel in kernels)
     logits = jax.jit(lambda x: (apply(network, x), model.apply(variables, x, train=False)))
@@ -75,7 +75,7 @@ def test_in_float64_they_agree_to_rounding(name):
         model, variables = made(name, (9, 7, 2), dtype=jnp.float64)
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
         x = np.random.default_rng(2).standard_normal((5, 9, 7, 2))
-        network = export(model, variables, (9, 7, 2), input_code="fixed")
+        network = fold(model, variables, (9, 7, 2), input_code="fixed")
         assert_close(apply(network, x), model.apply(variables, x), 1e-11)
 
 
@@ -83,14 +83,14 @@ def test_in_float64_they_agree_to_rounding(name):
 def test_resnet18_with_other_windows(kernel_size):
     model, variables = made("resnet18", (9, 7, 2), kernel_size=kernel_size)
     x = data.normalize(stored((9, 7, 2)))
-    assert_close(apply(export(model, variables, (9, 7, 2)), x), model.apply(variables, x))
+    assert_close(apply(fold(model, variables, (9, 7, 2)), x), model.apply(variables, x))
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_a_black_network_takes_bytes_over_their_scale(name):
     model, variables = made(name, (5, 7, 2))
     images = stored((5, 7, 2))
-    network = export(model, variables, (5, 7, 2), input_code="black")
+    network = fold(model, variables, (5, 7, 2), input_code="black")
     expected = model.apply(variables, data.normalize(images))
     assert network.input_code == "black"
     assert_close(apply(network, images / 63.75), expected)
@@ -100,7 +100,7 @@ def test_a_black_network_takes_bytes_over_their_scale(name):
 def test_black_is_refused_where_padding_would_change(name):
     model, variables = made(name, (8, 8, 1))
     with pytest.raises(ValueError, match=r"layer 1 reads the input.* padding"):
-        export(model, variables, (8, 8, 1), input_code="black")
+        fold(model, variables, (8, 8, 1), input_code="black")
 
 
 @pytest.mark.parametrize("code", ["centred", "black"])
@@ -112,7 +112,7 @@ def test_unpermute_undoes_the_permutation_of_a_run(name, shape, code):
     model, variables = made(name, shape)
     images = stored(shape)
     expected = model.apply(variables, inputs.make_preprocess(config, shape)(images))
-    permuted = export(model, variables, shape, input_code=code)
+    permuted = fold(model, variables, shape, input_code=code)
     network = unpermute(permuted, inputs.permutation(config.seed, shape))
     x = images / 63.75 if code == "black" else data.normalize(images)
     assert_close(apply(network, x), expected)
@@ -121,7 +121,7 @@ def test_unpermute_undoes_the_permutation_of_a_run(name, shape, code):
 
 def test_unpermute_moves_weights_and_changes_none():
     model, variables = made("three_fc", (2, 3, 2))
-    network = export(model, variables, (2, 3, 2))
+    network = fold(model, variables, (2, 3, 2))
     there = unpermute(network, np.array([4, 0, 5, 2, 1, 3]))
     back = unpermute(there, np.argsort([4, 0, 5, 2, 1, 3]))
     # Pixel 0 of the shuffled image is pixel 4: its two channels' rows, 0 and 1, become 8 and 9.
@@ -133,7 +133,7 @@ def test_unpermute_moves_weights_and_changes_none():
 @pytest.mark.parametrize("name", WINDOWED)
 def test_unpermute_refuses_windows(name):
     model, variables = made(name, (8, 8, 1))
-    network = export(model, variables, (8, 8, 1))
+    network = fold(model, variables, (8, 8, 1))
     with pytest.raises(ValueError, match=r"layer 1 reads the input.* shuffled"):
         unpermute(network, np.arange(64))
 
@@ -142,28 +142,28 @@ def test_unpermute_refuses_windows(name):
 def test_unpermute_refuses_what_is_no_permutation(order):
     model, variables = made("three_fc", (2, 3, 2))
     with pytest.raises(ValueError, match=r"order must be a permutation of 0 … 5"):
-        unpermute(export(model, variables, (2, 3, 2)), order)
+        unpermute(fold(model, variables, (2, 3, 2)), order)
 
 
 def test_export_refuses():
     model, variables = made("d_conv", (8, 8, 1))
     twin, _ = made("d_local", (8, 8, 1))
     with pytest.raises(ValueError, match=r"input_code must be one of centred.*'grey'"):
-        export(model, variables, (8, 8, 1), input_code="grey")
+        fold(model, variables, (8, 8, 1), input_code="grey")
     with pytest.raises(ValueError, match=r"models\.create, got Dense"):
-        export(linen.Dense(4), variables, (8, 8, 1))
+        fold(linen.Dense(4), variables, (8, 8, 1))
     with pytest.raises(ValueError, match=r"variables .*\['conv1'\]\['kernel'\]"):
-        export(twin, variables, (8, 8, 1))
+        fold(twin, variables, (8, 8, 1))
     with pytest.raises(ValueError, match=r"variables .*\['fc1'\]\['kernel'\]"):
-        export(model, variables, (17, 17, 1))
+        fold(model, variables, (17, 17, 1))
     with pytest.raises(ValueError, match=r"variables .*\['batch_stats'\]"):
-        export(model, {"params": variables["params"]}, (8, 8, 1))
+        fold(model, {"params": variables["params"]}, (8, 8, 1))
 
 
 def test_apply_refuses_inputs_of_another_shape():
     model, variables = made("three_fc", (2, 6, 1))
     with pytest.raises(ValueError, match=r"inputs must be .*\(2, 6, 1\).*\(5, 6, 2, 1\)"):
-        apply(export(model, variables, (2, 6, 1)), np.zeros((5, 6, 2, 1), np.float32))
+        apply(fold(model, variables, (2, 6, 1)), np.zeros((5, 6, 2, 1), np.float32))
 
 
 def test_apply_by_hand():
@@ -205,7 +205,7 @@ def test_gradients_with_respect_to_weights():
 
 def test_weights_are_all_there_is_and_can_be_put_back():
     model, variables = made("resnet18", (8, 8, 1))
-    network = export(model, variables, (8, 8, 1))
+    network = fold(model, variables, (8, 8, 1))
     tree = weights(network)
     # 17 layers of convolution, eight of which add a shortcut, and one dense layer.
     assert len(tree) == 18
