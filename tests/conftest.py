@@ -1,21 +1,36 @@
 """What all tests share.
 
 The tests under `sharded/` need eight devices, which JAX must be told before it starts: they run in
-a process of their own, which `test_sharded.py` starts.
+processes of their own, which `test_sharded.py` starts.
 
-Compiled programs are kept for the length of the tests and no longer, each pytest worker's apart:
-the commands that tests start, many of them with one configuration, find them there.
+Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of the
+tests and no longer, in one folder for all pytest workers and the commands that they start, many of
+them with one configuration. In the tests' own processes the compiler leaves out most optimizations,
+but for what is marked `optimized`: bits that different programs share, collectives, memory.
+Commands compile as they do for anybody.
 """
 
 import atexit
+import collections
 import os
 import shutil
 import signal
 import tempfile
 
-# JAX reads this when it is imported.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lconv_jax_tests_")
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+import pytest
+
+_KEPT = "LCONV_TEST_PROGRAMS"  # the folder of the first process, for those that it starts
+
+if _KEPT not in os.environ:
+    os.environ[_KEPT] = tempfile.mkdtemp(prefix="lconv_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ[_KEPT], ignore_errors=True)
+# JAX reads these when it is imported.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_KEPT]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# Decoded images would be kept in the user's folder of caches.
+os.environ["LCONV_JAX_DATA_CACHE"] = tempfile.mkdtemp(prefix="lconv_jax_tests_data_")
+atexit.register(shutil.rmtree, os.environ["LCONV_JAX_DATA_CACHE"], ignore_errors=True)
 
 collect_ignore = [] if "LCONV_TEST_DEVICES" in os.environ else ["sharded"]
 
@@ -26,3 +41,20 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    import jax  # here, as the process that hands out the tests needs none
+
+    fast = item.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", fast)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files come in the order of how many slow tests they have.
+
+    A file is one worker's, so what takes long and began late would keep one worker alone at work.
+    """
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

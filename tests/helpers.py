@@ -2,7 +2,9 @@
 
 import jax
 
-from lconv_jax import metrics, programs, steps
+from lconv_jax.rundir import metrics
+from lconv_jax.training import steps
+from lconv_jax.training.setup import laid_out
 
 
 def in_dtype(experiment, dtype):
@@ -11,7 +13,7 @@ def in_dtype(experiment, dtype):
     make = steps.make_initial_state(
         experiment.config, model, experiment.plan, experiment.dataset.image_shape
     )
-    shapes = programs.laid_out(experiment.mesh, jax.eval_shape(make))
+    shapes = laid_out(experiment.mesh, jax.eval_shape(make))
     return experiment._replace(model=model, state_shapes=shapes)
 
 

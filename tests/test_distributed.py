@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from lconv_jax import distributed, metrics, rendezvous
 from lconv_jax.config import ConfigError
-from tests import two_processes
+from lconv_jax.parallel import distributed, rendezvous
+from lconv_jax.rundir import metrics
+from tests import processes, two_processes
 from tests.helpers import final_digests
-from tests.test_resume import ROOT
 
 
 def _free_port():
@@ -28,15 +25,7 @@ def _free_port():
 
 
 def _start(*arguments):
-    environ = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return processes.start(*arguments, platform="cpu")
 
 
 @contextlib.contextmanager
@@ -51,19 +40,9 @@ def _two(make_arguments):
 
 
 def _ends(both):
-    """(exit status, standard output, standard error) of both, read at the same time."""
-    found = [None, None]
-
-    def read(index):
-        out, err = both[index].communicate()
-        found[index] = both[index].returncode, out, err
-
-    readers = [threading.Thread(target=read, args=(index,)) for index in range(2)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    return found
+    """(exit status, standard output, standard error) of both."""
+    said = [process.communicate() for process in both]
+    return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
 
 
 def _command(workdir, port, *overrides):

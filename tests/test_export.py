@@ -7,21 +7,15 @@ import pytest
 from flax import linen
 from jax.test_util import check_grads
 
-from lconv_jax import data, models, steps
-from lconv_jax.export import apply, export, unpermute, weights, with_weights
+from lconv_jax import data, models
+from lconv_jax.compression.export import apply, export, unpermute, weights, with_weights
 from lconv_jax.mdl.network import Layer, Network, Term
+from lconv_jax.training import inputs
 from tests import tiny_config
 
 DENSE = ("d_fc", "s_fc", "three_fc")
 WINDOWED = tuple(name for name in models.NAMES if name not in DENSE)
 SHAPES = ((8, 8, 1), (9, 7, 2), (11, 3))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def draw(model, shape, seed=0):
@@ -117,9 +111,9 @@ def test_unpermute_undoes_the_permutation_of_a_run(name, shape, code):
     config.data.permute = 1
     model, variables = made(name, shape)
     images = stored(shape)
-    expected = model.apply(variables, steps.make_arrange(config, shape)(images))
+    expected = model.apply(variables, inputs.make_preprocess(config, shape)(images))
     permuted = export(model, variables, shape, input_code=code)
-    network = unpermute(permuted, steps.permutation(config.seed, shape))
+    network = unpermute(permuted, inputs.permutation(config.seed, shape))
     x = images / 63.75 if code == "black" else data.normalize(images)
     assert_close(apply(network, x), expected)
     assert not np.allclose(apply(permuted, x), expected, 1e-2)

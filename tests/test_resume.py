@@ -1,7 +1,10 @@
-"""Kills, signals and damage, each in a real process: the run ends with the bits it would have."""
+"""Kills, signals and damage, each in a real process: the run ends with the bits it would have.
+
+How a process begins and ends is that of `python -m lconv_jax.main` where a test is about it; others
+fork it, see `tests/processes.py`.
+"""
 
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -12,36 +15,40 @@ import time
 
 import pytest
 
-from lconv_jax import metrics
-from lconv_jax.checkpoint import DAMAGED
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.checkpoint import DAMAGED
+from tests import processes
 from tests.helpers import final_digests, timeless
+from tests.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
+MAIN = "lconv_jax.main", "--config=tests/tiny_config.py"
 
 
-def _start(workdir, *overrides, limit=None):
-    command = [sys.executable, "-m", "lconv_jax.main", "--config=tests/tiny_config.py"]
-    command += [f"--workdir={workdir}", *overrides]
+def _start(workdir, *overrides):
+    return processes.start(*MAIN, f"--workdir={workdir}", *overrides)
+
+
+def _run(workdir, *overrides):
+    return processes.run(*MAIN, f"--workdir={workdir}", *overrides)
+
+
+def _run_from_nothing(workdir, *overrides, limit=None):
+    """Of a process that nothing was done for; no file of it may grow beyond `limit` bytes."""
 
     def limit_file_size():
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return subprocess.Popen(
-        command,
+    process = subprocess.run(
+        [sys.executable, "-m", *MAIN, f"--workdir={workdir}", *overrides],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
         preexec_fn=limit_file_size,
     )
-
-
-def _run(workdir, *overrides):
-    process = _start(workdir, *overrides)
-    out, err = process.communicate()
-    return process.returncode, out, err
+    return process.returncode, process.stdout, process.stderr
 
 
 def _assert_same_run(workdir, reference):
@@ -53,7 +60,7 @@ def _assert_same_run(workdir, reference):
 def reference(tmp_path_factory):
     """A run that nothing happened to."""
     workdir = tmp_path_factory.mktemp("reference")
-    status, out, err = _run(workdir)
+    status, out, err = _run_from_nothing(workdir)
     assert status == 0, err
     assert "test accuracy: 0." in out
     assert err == "", "a run without a terminal is quiet"
@@ -209,9 +216,8 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / str(newest))
     before = (workdir / metrics.METRICS_FILE).read_bytes()
     # No file may grow beyond 20 kB: what a write to a full disk meets, without a disk to fill.
-    process = _start(workdir, limit=20_000)
-    _, err = process.communicate()
-    assert process.returncode == 1
+    status, _, err = _run_from_nothing(workdir, limit=20_000)
+    assert status == 1
     assert "error:" in err
     assert "what was saved is kept" in err
     assert (workdir / metrics.METRICS_FILE).read_bytes() == before
@@ -221,9 +227,8 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
 
 def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
     # Every tenth step logged: metrics and events stay below the limit, the arrays do not.
-    process = _start(tmp_path, "--config.log.every_steps=1000", limit=20_000)
-    _, err = process.communicate()
-    assert process.returncode == 1
+    status, _, err = _run_from_nothing(tmp_path, "--config.log.every_steps=1000", limit=20_000)
+    assert status == 1
     said, remedy = err.splitlines()  # and nothing of the libraries' own, before or after
     assert said.startswith("error: checkpoint 22 could not be written")
     assert said.endswith("File too large); those before it are kept")
@@ -233,9 +238,8 @@ def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
 
 def test_a_terminal_shows_where_the_run_is(tmp_path):
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "lconv_jax.main", "--config=tests/tiny_config.py"]
     process = subprocess.Popen(
-        [*command, f"--workdir={tmp_path}", "--config.train.epochs=4"],
+        [sys.executable, "-m", *MAIN, f"--workdir={tmp_path}", "--config.train.epochs=4"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

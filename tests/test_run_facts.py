@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from lconv_jax import analysis, programs, run_facts, steps, sweep, train
+from lconv_jax import analysis, train
 from lconv_jax.errors import StoredError
+from lconv_jax.experiments import sweeps
+from lconv_jax.rundir import facts
+from lconv_jax.training import inputs, setup
 from tests import tiny_config
 
 
@@ -21,8 +24,8 @@ def permuted(tmp_path_factory):
 
 def test_the_counts_of_the_last_evaluation_are_its_accuracies(permuted):
     directory, config, summary = permuted
-    dataset = programs.load(config)
-    found = run_facts.read_confusion(directory)
+    dataset = setup.load(config)
+    found = facts.read_confusion(directory)
     assert found["step"] == summary["metrics"]["step"]
     for split, name in (("test", "eval"), ("validation", "validation")):
         label, answer, examples = np.array(found["splits"][split]).T
@@ -35,25 +38,25 @@ def test_the_counts_of_the_last_evaluation_are_its_accuracies(permuted):
 
 def test_the_facts_of_the_data_are_those_of_the_data(permuted):
     directory, config, _ = permuted
-    dataset = programs.load(config)
-    found = run_facts.read_data(directory)
+    dataset = setup.load(config)
+    found = facts.read_data(directory)
     assert tuple(found["image_shape"]) == dataset.image_shape == (8, 8, 1)
     assert found["num_classes"] == dataset.num_classes
-    assert found["examples"]["validation"] == 100
-    assert found["examples"]["train"] == len(dataset.train.labels)
+    assert found["num_examples"]["validation"] == 100
+    assert found["num_examples"]["train"] == len(dataset.train.labels)
     # Weights that were laid out in the run's order go back to the pixels that they read.
     order = np.array(found["pixel_order"])
-    np.testing.assert_array_equal(order, steps.permutation(3, (8, 8, 1)))
+    np.testing.assert_array_equal(order, inputs.permutation(3, (8, 8, 1)))
     kernel = np.arange(64.0)[:, None]
     np.testing.assert_array_equal(analysis.unpermuted_rows(kernel[order], order, (8, 8, 1)), kernel)
 
 
 def test_runs_that_train_together_say_the_same_as_a_lone_one(permuted, tmp_path):
     directory, config, _ = permuted
-    sweep.run(config, tmp_path, {})
+    sweeps.run(config, tmp_path, {})
     (other,) = (path.parent for path in tmp_path.glob("**/confusion.json"))
-    assert run_facts.read_confusion(other) == run_facts.read_confusion(directory)
-    assert run_facts.read_data(other) == run_facts.read_data(directory)
+    assert facts.read_confusion(other) == facts.read_confusion(directory)
+    assert facts.read_data(other) == facts.read_data(directory)
 
 
 def test_a_test_set_that_is_not_read_is_not_in_the_counts(tmp_path):
@@ -61,14 +64,14 @@ def test_a_test_set_that_is_not_read_is_not_in_the_counts(tmp_path):
     config.train.epochs = 1
     config.log.test = "never"
     train.train_and_evaluate(config, tmp_path)
-    assert run_facts.read_confusion(tmp_path) is None
+    assert facts.read_confusion(tmp_path) is None
 
 
 def test_damage_is_named(tmp_path):
-    assert run_facts.read_data(tmp_path) is None
+    assert facts.read_data(tmp_path) is None
     (tmp_path / "data.json").write_text('{"name": "digits"}')
     with pytest.raises(StoredError, match=r"data\.json: it has no 'num_classes'; delete it"):
-        run_facts.read_data(tmp_path)
+        facts.read_data(tmp_path)
     (tmp_path / "confusion.json").write_text('{"step": 3, "splits": {"test": [[0, "one", 2]]}}')
     with pytest.raises(StoredError, match=r"confusion\.json.*must be an integer"):
-        run_facts.read_confusion(tmp_path)
+        facts.read_confusion(tmp_path)

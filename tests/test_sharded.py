@@ -1,23 +1,17 @@
-"""Runs the tests under `sharded/` with eight devices, in a process of their own."""
+"""Runs the tests under `sharded/` with eight devices, each file in a process of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import pytest
 
-TESTS = Path(__file__).parent
+from tests import processes
+
+FILES = sorted((processes.ROOT / "tests" / "sharded").glob("test_*.py"))
 
 
-def test_sharded() -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(TESTS / "sharded")]
-    # XLA refuses a number of devices that is set twice.
-    environ = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    run = subprocess.run(
-        command,
-        cwd=TESTS.parent,
-        env=environ | {"LCONV_TEST_DEVICES": "8"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_sharded(file):
+    arguments = "-p", "no:cacheprovider", "-n0", "--strict-markers", "-q", file
+    environ = {"LCONV_TEST_DEVICES": "8"}
+    status, out, err = processes.run("pytest", *arguments, platform="cpu", environ=environ)
+    assert status == 0, f"{out}\n{err}"
+    assert " passed" in out

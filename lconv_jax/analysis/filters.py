@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.analysis import filter_key
 from lconv_jax.analysis.colours import BLUE, RED, diverging, tints
-from lconv_jax.files import write_atomically
+from lconv_jax.host.files import write_atomically
 
 
 def first_layer_filters(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[np.float32]:

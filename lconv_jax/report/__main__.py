@@ -10,9 +10,10 @@ import os
 
 from absl import app, flags
 
-from lconv_jax import commands, places
-from lconv_jax.files import write_atomically
+from lconv_jax.host import places
+from lconv_jax.host.files import write_atomically
 from lconv_jax.report import recorded
+from lconv_jax.terminal import commands
 
 
 def define_flags() -> None:

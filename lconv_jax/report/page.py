@@ -242,7 +242,7 @@ def _data(runs: Sequence[Recorded]) -> list[Row]:
         return lambda run: read(run.facts) if run.facts is not None else _NONE
 
     def examples(facts: Mapping[str, Any]) -> str:
-        counts = facts["examples"].items()
+        counts = facts["num_examples"].items()
         return ", ".join(f"{count:,} {name}" for name, count in counts if count)
 
     return _rows(
@@ -365,7 +365,7 @@ def _described(runs: Sequence[Recorded]) -> list[Row]:
 
 def _names(run: Recorded, counts: Sequence[Sequence[int]]) -> dict[int, str]:
     """The names of the classes that occur; numbers, where they have no names."""
-    listed = (run.facts or {}).get("classes")
+    listed = (run.facts or {}).get("class_names")
     names = listed if isinstance(listed, list) else []
     there = sorted({number for row in counts for number in row[:2]})
     return {at: str(names[at]) if at < len(names) else str(at) for at in there}

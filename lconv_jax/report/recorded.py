@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, json_files, models, places, run_facts
+from lconv_jax import analysis, data, models
 from lconv_jax import config as config_lib
-from lconv_jax.checkpoint import CheckpointError, Checkpoints
 from lconv_jax.errors import ConfigError
-from lconv_jax.metrics import METRICS_FILE, read_metrics
-from lconv_jax.workdir import (
+from lconv_jax.host import json_files, places
+from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
+from lconv_jax.rundir.facts import CONFUSION_FILE, DATA_FILE, read_confusion, read_data
+from lconv_jax.rundir.metrics import METRICS_FILE, read_metrics
+from lconv_jax.rundir.workdir import (
     CHECKPOINTS,
     CONFIG_FILE,
     SESSIONS_FILE,
@@ -40,7 +42,7 @@ class Recorded:
       config: every key of the configuration, by its dotted name.
       data_sha256: the digest of its data.
       changes: of the configuration, made when the run was continued.
-      facts: data.json (see `run_facts.write_data`); None if there is none.
+      facts: data.json (see `facts.write_data`); None if there is none.
       sessions: of sessions.json or summary.json: steps, device and versions of each.
       summary: summary.json; None for a run that is not finished.
       diverged: why the run cannot go on, if it cannot.
@@ -86,7 +88,7 @@ class Recorded:
     def steps_per_epoch(self) -> int | None:
         examples = None
         if self.facts is not None:
-            examples = self.facts["examples"].get("train")
+            examples = self.facts["num_examples"].get("train")
         elif self.summary is not None and type(self.summary.get("num_examples")) is int:
             examples = self.summary["num_examples"]
         return max(1, examples // self.config["train.batch_size"]) if examples else None
@@ -161,7 +163,7 @@ def read(directory: str, label: str) -> Recorded:
     confusion = or_note(lambda: _confusion(directory), None)
     if confusion is None and summary is not None:
         notes.append(
-            f"There is no {run_facts.CONFUSION_FILE} that can be read: accuracy by class is not "
+            f"There is no {CONFUSION_FILE} that can be read: accuracy by class is not "
             "known. A run writes it at its last evaluation, of the splits that it evaluates."
         )
     return Recorded(
@@ -184,11 +186,11 @@ def read(directory: str, label: str) -> Recorded:
 
 
 def _facts(directory: str) -> dict[str, Any] | None:
-    facts = run_facts.read_data(directory)
+    facts = read_data(directory)
     if facts is not None:
         shape = facts["image_shape"]
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise ValueError(f"{run_facts.DATA_FILE}: {shape} is no shape of an example; delete it")
+            raise ValueError(f"{DATA_FILE}: {shape} is no shape of an example; delete it")
     return facts
 
 
@@ -253,7 +255,7 @@ def _as_images(
             shape = data.load(config["data.name"], where).image_shape
         except (ValueError, OSError, ImportError) as error:
             notes.append(
-                f"There is no {run_facts.DATA_FILE}, which says the shape of the images, and the "
+                f"There is no {DATA_FILE}, which says the shape of the images, and the "
                 f"data are not at hand ({error}): filters are not shown."
             )
             return None, kernels
@@ -269,7 +271,7 @@ def _as_images(
         pixels = list(range(math.prod(shape[:-1])))
         if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, pixels)):
             notes.append(
-                f"The pixels are permuted, and no {run_facts.DATA_FILE} says in which order: "
+                f"The pixels are permuted, and no {DATA_FILE} says in which order: "
                 "filters are not shown."
             )
             return None, kernels
@@ -278,11 +280,11 @@ def _as_images(
 
 
 def _confusion(directory: str) -> dict[str, Any] | None:
-    found = run_facts.read_confusion(directory)
+    found = read_confusion(directory)
     for split, counts in found["splits"].items() if found else ():
         if any(len(row) != 3 or min(row) < 0 for row in counts) or not counts:
             raise ValueError(
-                f"{run_facts.CONFUSION_FILE}: {split} has a row that is not [label, predicted "
+                f"{CONFUSION_FILE}: {split} has a row that is not [label, predicted "
                 "class, examples]; delete the file"
             )
     return found

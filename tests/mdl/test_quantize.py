@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lconv_jax.export import apply
+from lconv_jax.compression.export import apply
 from lconv_jax.mdl import decode, encode
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, Layer, evaluate, peaks, predict
 from lconv_jax.mdl.quantize import equalize, quantize, round_bias

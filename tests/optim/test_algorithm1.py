@@ -8,6 +8,8 @@ import pytest
 
 from lconv_jax import beta_lasso
 
+pytestmark = pytest.mark.optimized
+
 SHAPES = {
     "conv1": {"kernel": (27, 16), "bias": (16,)},
     "bn1": {"scale": (16,), "bias": (16,)},

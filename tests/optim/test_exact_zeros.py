@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from lconv_jax import beta_lasso, hard_threshold
 from lconv_jax.optim.threshold import next_param
 
+pytestmark = pytest.mark.optimized
+
 LEARNING_RATE, L1, BETA = 0.1, 1.3e-3, 7.0
 THRESHOLD = np.float32(BETA * L1)
 SIZE = 1 << 18
@@ -177,3 +179,20 @@ def test_an_average_of_parameters_is_outside_of_the_guarantee():
         mean, average = ema.update(params, average)
     assert params["w"] == 0
     assert 0 < mean["w"] < 0.05
+
+
+def test_without_a_threshold_a_step_onto_zero_keeps_its_momentum():
+    """Nothing was cut off there: the weight moves on, as with any optimizer's momentum."""
+    tx = beta_lasso(1.0, 0.25, beta=0.0, momentum=0.5)
+    params = {"fc": {"kernel": jnp.array([[1.0, -2.0]])}}
+    # Every number is a binary fraction: −(gradient + λ·sign) is exactly −weight for the first.
+    grads = {"fc": {"kernel": jnp.array([[0.75, 0.5]])}}
+    updates, state = tx.update(grads, tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["fc"]["kernel"], [[0.0, -2.25]])
+    np.testing.assert_array_equal(
+        optax.tree.get(state, "trace")["fc"]["kernel"], grads["fc"]["kernel"]
+    )
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, grads), state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["fc"]["kernel"], [[-0.375, -2.25 - 0.25 + 0.25]])

@@ -10,6 +10,8 @@ import pytest
 
 from lconv_jax import add_l1_subgradient, beta_lasso, hard_threshold, soft_threshold
 
+pytestmark = pytest.mark.optimized
+
 F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
 # Parameters and gradients, where the gradients' type holds the parameters', and where it does not.
 WIDE = [(F32, F32), (BF16, F32), (F16, F32), (BF16, BF16), (F16, F16)]

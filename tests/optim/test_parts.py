@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lconv_jax import add_l1_subgradient, hard_threshold, rescale_l1, soft_threshold
 
+pytestmark = pytest.mark.optimized
+
 values = st.floats(-10, 10, width=32, allow_subnormal=False)
 arrays = hnp.arrays(np.float32, (3, 4), elements=values)
 

@@ -13,7 +13,7 @@ def make_hostile(run):
     stored["data_sha256"] = HOSTILE
     (run / "config.json").write_text(json.dumps(stored))
     facts = json.loads((run / "data.json").read_text())
-    facts |= {"name": HOSTILE, "classes": [f"{HOSTILE}{digit}" for digit in range(10)]}
+    facts |= {"name": HOSTILE, "class_names": [f"{HOSTILE}{digit}" for digit in range(10)]}
     (run / "data.json").write_text(json.dumps(facts))
     sessions = json.loads((run / "sessions.json").read_text())
     sessions[0] |= {"device": HOSTILE, "versions": {HOSTILE: "</td><script>hostile=1</script>"}}

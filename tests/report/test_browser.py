@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("altair")
 
-from lconv_jax import metrics
 from lconv_jax.report import page, recorded
+from lconv_jax.rundir import metrics
 from tests.report.hostile import HOSTILE, make_hostile
 
 

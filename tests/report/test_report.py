@@ -15,9 +15,10 @@ import pytest
 
 pytest.importorskip("altair")
 
-from lconv_jax import analysis, metrics, train
+from lconv_jax import analysis, train
 from lconv_jax.errors import ConfigError, StoredError
 from lconv_jax.report import page, recorded
+from lconv_jax.rundir import metrics
 from tests import tiny_config
 from tests.report.hostile import HOSTILE, make_hostile
 
@@ -181,7 +182,7 @@ def test_a_run_that_has_just_begun_says_what_is_missing(run):
     text = _page(run)
     assert "There is no summary.json: the run is not finished." in text
     assert "There is no checkpoint" in text
-    total = json.loads((run / "data.json").read_text())["examples"]["train"] // 128 * 12
+    total = json.loads((run / "data.json").read_text())["num_examples"]["train"] // 128 * 12
     assert _cells(text, "State") == [f"not finished: step 5 of {total}"]
     (run / "metrics.jsonl").write_bytes(b"")
     (run / "data.json").unlink()

@@ -2,14 +2,16 @@
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import collectives
-from lconv_jax import sharding
-from lconv_jax.data import policies
+from lconv_jax.data.augmentation import policies
+from lconv_jax.parallel import sharding
 
 
+@pytest.mark.optimized
 def test_a_policy_sends_nothing():
     place = NamedSharding(sharding.make_mesh(8, 1), P("data"))
     noise = np.random.default_rng(0).integers(0, 256, (32, 12, 14, 3))

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from lconv_jax import beta_lasso
 
+pytestmark = pytest.mark.optimized
+
 DEVICES = 8
 
 OPTIMIZERS = {
