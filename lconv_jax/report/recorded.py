@@ -15,7 +15,6 @@ from lconv_jax import analysis, data, models
 from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import json_files, places
-from lconv_jax.host.failures import attempt
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
 from lconv_jax.rundir.facts import CONFUSION_FILE, DATA_FILE, read_confusion, read_data
 from lconv_jax.rundir.metrics import METRICS_FILE, read_metrics
@@ -219,17 +218,14 @@ def _newest(directory: str, notes: list[str]) -> tuple[int, dict[str, NDArray[An
     checkpoints = Checkpoints(os.path.join(directory, CHECKPOINTS))
     there = checkpoints.steps()
     for step in reversed(there):
-        found, failure = attempt(
-            lambda step=step: checkpoints.arrays(step, ("params",)),  # type: ignore[misc]
-            own=CheckpointError,
-        )
-        kernels = models.kernels(found["params"]) if found else {}
-        if failure is None and _first(kernels) in kernels:
+        try:
+            kernels = models.kernels(checkpoints.arrays(step, ("params",))["params"])
+        except CheckpointError as error:
+            notes.append(str(error))
+            continue
+        if _first(kernels) in kernels:
             return step, {name: np.asarray(kernel) for name, kernel in kernels.items()}
-        notes.append(
-            f"The checkpoint of step {step} cannot be read "
-            f"({failure.text if failure else 'it has no first layer'})."
-        )
+        notes.append(f"The checkpoint of step {step} is of no network that this package makes.")
     if not there:
         notes.append("There is no checkpoint: weights, filters and locality are not known.")
     return 0, {}
