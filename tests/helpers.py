@@ -1,5 +1,7 @@
 """What several test modules look at."""
 
+import re
+
 import jax
 
 from lconv_jax.rundir import metrics
@@ -13,6 +15,14 @@ def in_dtype(experiment, dtype):
     make = make_initial_state(model, experiment.plan, shape, seed)
     shapes = laid_out(experiment.mesh, jax.eval_shape(make))
     return experiment._replace(model=model, state_shapes=shapes)
+
+
+def beside_life(err):
+    """The lines of standard error that are no signs of life of a run without a terminal."""
+    sign = re.compile(
+        r"(\d+ runs of )?\w+, α = .* weights, by .*|epoch \d+ of \d+  loss .*|about .*"
+    )
+    return [line for line in err.splitlines() if not sign.fullmatch(line)]
 
 
 def timeless(workdir):

@@ -54,7 +54,8 @@ def attempt(
         except Exception as error:
             failure = Failure(passing(error), first_line(error))
         gc.collect()
-    sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
+    if not hasattr(sys.unraisablehook, "but_for_closed_loops"):
+        sys.unraisablehook = _but_for_closed_loops(sys.unraisablehook)
     return None, failure
 
 
@@ -118,6 +119,7 @@ def _but_for_closed_loops(hook: Callable[[Any], object]) -> Callable[[Any], None
         if str(found.exc_value) != "Event loop is closed":
             hook(found)
 
+    unraisablehook.but_for_closed_loops = True  # type: ignore[attr-defined]
     return unraisablehook
 
 
