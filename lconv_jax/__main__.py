@@ -8,8 +8,8 @@ import pathlib
 import runpy
 import sys
 
-# Each the module `lconv_jax.NAME` with a `main` of its own; the first line of its docstring is
-# what the list says.
+# Each command is the module `lconv_jax.NAME` with a `main` of its own. The list shows the first
+# line of its docstring.
 COMMANDS = (
     *("main", "sweep", "report", "describe", "shorten", "predict", "export", "preview", "config"),
     "data.prepare",

@@ -1,7 +1,7 @@
 """The configuration of a run: each key's default, type, range and meaning.
 
-A key that is added later has a default that does what was done before, so that runs from before
-can be continued and read.
+The default of a new key must keep the earlier behaviour, so that older runs can be continued and
+read.
 
 `python -m lconv_jax.config` prints the table that docs/config.md shows.
 """
@@ -31,8 +31,8 @@ OPTIMIZERS = ("beta_lasso", "sgd")
 DTYPES = ("float32", "bfloat16")
 TEST = ("always", "end", "never")
 
-# Programs count in 32 bits and compute in float32, whose range this keeps well within, so that
-# what is made of two values is a float32, too.
+# Programs count in 32 bits and compute in float32. These limits are well within its range, so that
+# products and quotients of two values are float32 numbers, too.
 _LEAST, _MOST = 1e-30, 1e30
 _MOST_INTEGER = 2**31 - 1
 
@@ -317,8 +317,8 @@ def brief(value: Any) -> str:
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The configuration with the contents of its policy's file, if it has one, in the file's place.
 
-    So the configuration says all by itself what is computed: it is the same wherever the file is,
-    and another when the file changes.
+    So the configuration alone defines the computation: it does not depend on the place of the file,
+    and it changes if the contents change.
 
     Raises:
       ConfigError: the file is missing or at fault.
@@ -371,13 +371,13 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
     if flat["train.shrink"] != "none" and flat["optimizer.name"] != "beta_lasso":
         raise ConfigError(
             f"config.train.shrink = {flat['train.shrink']!r} needs weights that are exactly zero, "
-            f"which {flat['optimizer.name']} never makes; set it to 'none', or choose "
+            f"and {flat['optimizer.name']} never makes a weight zero; set it to 'none', or choose "
             "config.optimizer.name=beta_lasso"
         )
     if flat["train.shrink"] != "none" and flat["model.name"] == "resnet18":
         raise ConfigError(
-            f"config.train.shrink = {flat['train.shrink']!r} leaves out units of dense hidden "
-            "layers, and resnet18 has none; set it to 'none'"
+            f"config.train.shrink = {flat['train.shrink']!r} removes units of dense hidden layers, "
+            "and resnet18 has no such layer; set it to 'none'"
         )
     if flat["data.permute_first"] and not flat["data.permute"]:
         raise ConfigError(

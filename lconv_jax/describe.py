@@ -27,7 +27,7 @@ SHORT_DIR = "short"
 
 
 class Description(NamedTuple):
-    """A file, what it proves, which candidate it is, and the experiment it describes."""
+    """A file, its certificate, the candidate it comes from, and the experiment."""
 
     file: bytes
     certificate: certify.Certificate
@@ -38,8 +38,8 @@ class Description(NamedTuple):
 def describe(run_dir: str) -> Description:
     """The description of a run's network with the smallest kl bound.
 
-    Candidates are the newest checkpoint's network, rounded, and what `lconv_jax.shorten` left. If
-    it left something, a dense network is not rounded: that takes minutes, for a bound of 1.
+    Candidates are the rounded network of the newest checkpoint, and files of `lconv_jax.shorten`.
+    If there are such files, a dense network is not rounded: that takes minutes, for a bound of 1.
 
     Args:
       run_dir: a --workdir of `lconv_jax.main`.
@@ -62,7 +62,7 @@ def describe(run_dir: str) -> Description:
 
 
 def rounded_up(bound: float) -> str:
-    """A bound as text: its last digit is rounded up, so that what is printed holds."""
+    """A bound as text: its last digit is rounded up, so that the printed bound holds."""
     return f"{math.ceil(bound * 1e4) / 1e4:.4f}"
 
 
@@ -102,7 +102,7 @@ def code_lengths(network: mdl.Network) -> dict[str, int]:
 def report(
     file: bytes, certificate: certify.Certificate, test: data.Split
 ) -> tuple[table.Table, list[str]]:
-    """The table of codes, and what is to be said below it."""
+    """The table of codes, and the lines below it."""
     network = mdl.decode(file)
     grid = table.Table(
         "code", *("bits", "occam", "kraft", "kl"), box=box.SIMPLE_HEAD, pad_edge=False

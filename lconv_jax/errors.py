@@ -1,17 +1,17 @@
-"""Errors with a message for the user: what is wrong, what is kept, and the remedy.
+"""Errors with a message for the user: the fault, the state that is kept, and the remedy.
 
-What a user can mend before a run begins is a ValueError.
+Errors that a user can correct before a run begins are ValueErrors.
 """
 
 import signal
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and what it accepts."""
+    """A configuration that cannot be run; the message names the key and the accepted values."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file or key, and what to do."""
+    """Data that cannot be used; the message names the file or key, and the remedy."""
 
 
 class StoredError(ValueError):
@@ -19,7 +19,7 @@ class StoredError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says what was kept and what to do."""
+    """A run that cannot go on; the message names the state that is kept, and the remedy."""
 
 
 class Stopped(Exception):  # noqa: N818, an order to stop is not an error
@@ -32,5 +32,5 @@ class Stopped(Exception):  # noqa: N818, an order to stop is not an error
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
+    """The first line of an error's message, or the name of its type without a message."""
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

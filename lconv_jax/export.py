@@ -51,8 +51,8 @@ def _ending(path: str) -> str:
     ending = os.path.splitext(path)[1].lower()
     if ending not in ENDINGS:
         raise ConfigError(
-            f"--out={path} must end in {' or '.join(ENDINGS)}, which says the format; "
-            "`python -m lconv_jax.describe` writes .lconv"
+            f"--out={path} must end in {' or '.join(ENDINGS)}, because the suffix chooses the "
+            "format; `python -m lconv_jax.describe` writes .lconv"
         )
     if ending == ".onnx":
         to_onnx.check_installed()
@@ -73,7 +73,7 @@ def evaluator(path: str) -> Callable[[NDArray[Any]], NDArray[np.float32]] | None
 
 
 def comparison(run: SavedRun, path: str) -> str:
-    """What a file's outputs are beside those of the run, on test images, in a line."""
+    """A line that compares the outputs of a file and of its run on test images."""
     run_file = evaluator(path)
     if run_file is None:
         return "not compared with the run: onnxruntime is not installed"

@@ -17,7 +17,7 @@ from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
 from lconv_jax.training import loop
 
-# Those that say which processes there are.
+# The flags that describe the processes of a run.
 PROCESS_FLAGS = ("coordinator_address", "num_processes", "process_id", "distributed")
 
 
@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "How many processes train together.")
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
     flags.DEFINE_boolean(
-        "distributed", False, "Find the other processes by what Cloud TPU, Slurm or Open MPI says."
+        "distributed", False, "Find the other processes by Cloud TPU, Slurm or Open MPI."
     )
     flags.DEFINE_integer(
         "distributed_timeout", 300, "Seconds to wait for the other processes.", 1, 10**6
@@ -61,8 +61,8 @@ def main(argv: list[str]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             file = os.path.join(given.workdir, SUMMARY_FILE)
             raise StoredError(
-                f"{file} lacks what a report says ({error!r}); delete it, and the same command "
-                "writes it anew from the last checkpoint"
+                f"{file} lacks entries that this command prints ({error!r}); delete the file, and "
+                "the same command writes it again from the last checkpoint"
             ) from error
     try:
         if distributed.is_first():
@@ -89,7 +89,7 @@ def report(summary: dict[str, Any], workdir: str) -> str:
     units = {name.removeprefix("units/"): n for name, n in last.items() if name[:6] == "units/"}
     if units:
         kept = ", ".join(f"{name} {count:,}" for name, count in units.items())
-        gone = "are dead for good"
+        gone = "are dead and cannot regrow"
         if summary["shrink"] == "frozen":
             gone += ", or were constant and can no longer regrow"
         lines.append(f"hidden units trained at the end: {kept}; the others {gone}")

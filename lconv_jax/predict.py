@@ -22,7 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("channels", 0, "Of a folder of images, as in config.data.channels.")
     flags.DEFINE_enum("split", "test", ["train", "test"], "Which examples.")
     flags.DEFINE_string("out", None, "If set, a text file of the predicted classes.")
-    flags.DEFINE_boolean("trust", False, "Take whatever memory and time the file asks for.")
+    flags.DEFINE_boolean("trust", False, "Set no limit on the memory and time of the file.")
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Draws examples of a data set, and beside each what augmentation makes of it.
+"""Draws examples of a data set, with augmented versions beside each example.
 
     python -m lconv_jax.preview --name=fashion_mnist_small --augment=autoaugment
 
@@ -47,7 +47,8 @@ def augmented(config: Any, examples: NDArray[Any], columns: int) -> list[NDArray
 def sheet(columns: Sequence[NDArray[Any]], title: str) -> Image.Image:
     """A picture with one array [N, H, W, C] or [N, L, C] in each column, the first one set apart.
 
-    What is not uint8 is scaled alike for all: from the 0.5th to the 99.5th percentile of the first.
+    Values other than uint8 are scaled alike in all columns: from the 0.5th to the 99.5th percentile
+    of the first column.
     """
     first = columns[0]
     low, high = (0.0, 255.0)

@@ -1,9 +1,9 @@
 """Makes a run's network shorter: `python -m lconv_jax.shorten RUN_DIR`.
 
 Round by round, the weights that matter least for their bits are removed, and the others are trained
-under rounding to the integers of a file. Each round's network is encoded and certified. What is
-left in RUN_DIR/short/ is the frontier of description length against training error; `describe`
-takes the file with the smallest bound. The test set is looked at for the report alone.
+under rounding to the integers of a file. Each round's network is encoded and certified.
+RUN_DIR/short/ keeps the frontier of description length against training error; `describe` takes the
+file with the smallest bound. The test set is used for the report only.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def shorten(run_dir: str, options: Options = DEFAULTS) -> list[dict[str, Any]]:
     if os.path.islink(folder):
         raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
     os.makedirs(folder, exist_ok=True)
-    # What is there is read off the files themselves: what a table says of them may be wrong, and
-    # names in it lead anywhere.
+    # The rows are computed from the files themselves: a stored table may be wrong, and its names
+    # could point to any place.
     rows = [
         _row(file, certificate, dataset.test)
         for path, file, certificate in certified_files(run_dir, dataset.train, delta)

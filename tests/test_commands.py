@@ -197,7 +197,7 @@ def test_a_summary_that_says_too_little_is_named():
     )
     run = _python(program)
     assert run.returncode == 1
-    assert run.stderr.startswith("error: here/summary.json lacks what a report says")
+    assert run.stderr.startswith("error: here/summary.json lacks entries that this command prints")
     assert len(run.stderr.splitlines()) == 1
 
 

@@ -209,7 +209,7 @@ def test_without_process_0_nobody_answers():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (("localhost:1", None, 0), "give all three, or none"),
+        (("localhost:1", None, 0), "give all three flags or none of them"),
         (("localhost", 2, 0), "must be host:port"),
         (("localhost:1", 0, 0), "--num_processes=0 must be ≥ 1"),
         (("localhost:1", 2, 2), "--process_id=2 must be in 0 … 1"),

@@ -131,7 +131,7 @@ def test_configuration_metrics_and_weights_need_no_data(run_dir, run, tmp_path, 
 
 
 def test_other_data_are_refused_and_the_same_may_be_given(run, run_dir):
-    with pytest.raises(DataError, match=r"\(digits\) are not those .*dataset="):
+    with pytest.raises(DataError, match=r"\(digits\) have changed .*dataset="):
         load_run(run_dir, dataset=data.load("digits")).predict(run.dataset.test.images)
     given = load_run(run_dir, dataset=run.dataset)
     assert given.dataset is run.dataset

@@ -144,7 +144,7 @@ def test_a_second_ctrl_c_ends_it_at_once_whatever_it_is_doing(reference, tmp_pat
     _, err = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
     (line,) = beside_life(err)
-    assert line.startswith(("interrupted: what was saved is kept", "SIGINT: saved at step"))
+    assert line.startswith(("interrupted: the saved state is kept", "SIGINT: saved at step"))
     status, _, err = _run(tmp_path)
     assert (status, beside_life(err)) == (0, [])
     _assert_same_run(tmp_path, reference)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(reference, tmp_path):
     status, _, err = _run_from_nothing(workdir, limit=20_000)
     assert status == 1
     assert "error:" in err
-    assert "what was saved is kept" in err
+    assert "the saved state is kept" in err
     assert (workdir / metrics.METRICS_FILE).read_bytes() == before
     assert _run(workdir)[0] == 0
     _assert_same_run(workdir, reference)
@@ -235,8 +235,8 @@ def test_a_save_that_the_disk_does_not_take_is_reported(tmp_path):
     assert status == 1
     said, remedy = beside_life(err)  # and nothing of the libraries' own, before or after
     assert said.startswith("error: checkpoint 22 could not be written")
-    assert said.endswith("File too large); those before it are kept")
-    assert remedy.startswith("what was saved is kept")
+    assert said.endswith("File too large); earlier checkpoints are kept")
+    assert remedy.startswith("the saved state is kept")
     assert _run(tmp_path, "--config.log.every_steps=1000")[0] == 0
 
 

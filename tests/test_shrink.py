@@ -285,7 +285,7 @@ def test_an_optimizer_outside_the_proof_is_refused():
     ("changes", "message"),
     [
         ({"optimizer__name": "sgd"}, "shrink = 'exact' needs weights that are exactly zero"),
-        ({"model__name": "resnet18"}, "resnet18 has none"),
+        ({"model__name": "resnet18"}, "resnet18 has no such layer"),
         ({"train__shrink": "often"}, "one of none, exact, frozen"),
     ],
 )

@@ -73,7 +73,7 @@ def _scheme(kind: str, channels: int) -> str:
 
 
 def _bars(scheme: str) -> dict[str, NDArray[np.uint8]]:
-    """Bars from −1 to +1, by the label of their middle; none where heights say what colours do."""
+    """Bars from −1 to +1, by the label of their middle; empty where heights replace colours."""
     ramp = np.broadcast_to(np.linspace(-1, 1, _BAR[0])[None, :, None], (_BAR[1], _BAR[0], 1))
     if scheme == "colour":
         shown = {

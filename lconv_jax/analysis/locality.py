@@ -1,8 +1,8 @@
 """Locality as a number: how much of a unit's support lies in one small window.
 
 The comparison is with supports shuffled so that the counts per unit and the counts per pixel both
-stay: what remains beyond it is that the pixels of a unit belong together, not that the net prefers
-some pixels (the centre of the image, say) to others.
+stay. So the ratio measures the grouping of pixels within a unit, and not a preference of the whole
+network for some pixels (such as the centre of the image).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether a first layer found the inputs that the units of a known network read.
 
-Learned supports are compared with the teacher's, and so are shuffled ones, in which every unit and
-every input has as many weights as in the learned layer: what is found beyond them is that the
-weights of a unit belong together.
+Learned supports are compared with the teacher's. For chance, so are shuffled supports, in which
+every unit and every input has as many weights as in the learned layer. The difference is due to the
+grouping of weights within a unit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How convolution-like a first layer is, in bits: what a code that knows windows saves."""
+"""How convolution-like a first layer is, in bits: the saving by codes that know windows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def structure(
 ) -> list[Structure]:
     """Bits of a dense first layer's support in each of STRUCTURE_CODES, and of shuffled supports.
 
-    `shuffle_support` keeps the count of each unit and of each input: which inputs matter stays,
-    that those of a unit belong together goes. What a code saves over `unit`, and does not save
-    there, is structure.
+    `shuffle_support` keeps the count of each unit and of each input. So it keeps the importance of
+    the inputs, and destroys the grouping of inputs within a unit. A code's saving over `unit`
+    measures structure as far as it exceeds the saving on shuffled supports.
 
     Args:
       kernel: [inputs, units], the inputs in the row-major order of `image_shape`.

@@ -61,7 +61,7 @@ class Certificate(NamedTuple):
 
 
 def is_dense(network: mdl.Network) -> bool:
-    """Whether a network has so many weights that its description is long and slow to write."""
+    """Whether a network has too many weights for a short description that is fast to write."""
     terms = [term for layer in network.layers for term in layer.terms]
     return sum(int(np.count_nonzero(term.kernel)) for term in terms) > _MANY
 
@@ -86,7 +86,7 @@ def shortest_description(
     depths: Sequence[int] = DEPTHS,
     refine: bool = True,
 ) -> tuple[bytes, Certificate]:
-    """The file with the smallest kl bound among those that rounding a network leads to.
+    """The file with the smallest kl bound among several roundings of a network.
 
     Every depth is tried for all layers; then, if `refine`, the next smaller and larger one for each
     layer in turn, for as long as the bound falls. Of networks with more than 50 000 weights only

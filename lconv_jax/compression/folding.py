@@ -69,7 +69,7 @@ def fold(
     expected = _shapes(jax.eval_shape(model.init, jax.random.key(0), x))
     if differ := dict(expected.items() ^ _shapes(variables).items()):
         raise ValueError(
-            f"the variables are not those of this {type(model).__name__} for inputs of shape "
+            f"the variables do not fit this {type(model).__name__} for inputs of shape "
             f"{image_shape}; they differ in {', '.join(sorted(differ))}"
         )
     network = Network(image_shape, input_code, tuple(make[type(model)](model, variables, x.shape)))

@@ -53,15 +53,15 @@ def from_arrays(
         0 … classes − 1, each class with a training example.
       test: of the same shape and type.
       validation: likewise, or None.
-      name: of the data set. It is part of its digest, and so of what a run is continued with.
-      class_names: one for each class, in the order of the labels; or none.
+      name: of the data set. It is part of the digest, which must stay the same to continue a run.
+      class_names: one name per class, in the order of the labels; or empty.
       signals: whether they are [N, L] or [N, L, C], with one spatial axis.
 
     Returns:
       The data set. Arrays of the right type are not copied.
 
     Raises:
-      DataError: naming the array, what is wrong with it and what to do.
+      DataError: naming the array, its fault and the remedy.
     """
     pairs = dict(zip(_SPLITS, (train, test, validation), strict=True))
     splits = {

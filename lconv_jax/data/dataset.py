@@ -298,7 +298,7 @@ def apportion(key: str, value: int, labels: np.ndarray, num_classes: int, name: 
     if not max(1, low) <= value <= high:
         raise DataError(
             f"{key} = {value}: {name} has {len(labels)} training examples of {num_classes} "
-            f"classes, and an example of each must stay, so that {key} accepts 0, or "
+            f"classes. Every class must keep a training example, so {key} accepts 0, or "
             f"{max(1, low)} … {high}"
         )
     if value % num_classes == 0 and value // num_classes <= int((kept + spare).min()):
@@ -358,12 +358,12 @@ def _check(source: Source) -> None:
                 _refuse_one_class(file, labels[0])
         if split.images.shape[1:] != train.images.shape[1:]:
             raise DataError(
-                f"{file}: images of shape {split.images.shape[1:]}, but those of {train_file} "
+                f"{file}: images of shape {split.images.shape[1:]}, but the images of {train_file} "
                 f"have {train.images.shape[1:]}. Resize them to one shape"
             )
         if split.images.dtype != train.images.dtype:
             raise DataError(
-                f"{file}: images of type {split.images.dtype}, but those of {train_file} are "
+                f"{file}: images of type {split.images.dtype}, but the images of {train_file} are "
                 f"{train.images.dtype}. Convert them to one type"
             )
     if source.num_classes < 2:

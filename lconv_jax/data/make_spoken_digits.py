@@ -71,7 +71,7 @@ def make_spoken_digits(
     missing = set(voices) - set(re.findall(r"!v/(\S+)", known))
     if missing:
         raise DataError(
-            f"{program}: has no voice {', '.join(sorted(missing))}. Choose among those that "
+            f"{program}: has no voice {', '.join(sorted(missing))}. Choose among the voices that "
             f"{program} --voices=variant lists, or install espeak-ng with its data"
         )
     folder = pathlib.Path(folder).expanduser()

@@ -61,14 +61,14 @@ def require_memory(name: str, needed: float, keys: str) -> None:
 
     Args:
       name: the data set's, with its options.
-      needed: bytes of the set's arrays, and of what is held beside them while they are made.
-      keys: the options that it follows from, for the message.
+      needed: bytes of the set's arrays, and of temporary memory while they are made.
+      keys: the options that decide the size, for the message.
 
     Raises:
       DataError: it is more.
     """
     limits.require(
-        f"data.name = {name!r}: what these options ask for",
+        f"data.name = {name!r}: the set with these options",
         needed,
         f"Lower {keys}",
         limits.MADE_BYTES,

@@ -71,7 +71,7 @@ def _checked(
 
 
 def _remove_empty(folder: pathlib.Path) -> None:
-    """Makes way for a set, in the place of what a preparation that was broken off has left."""
+    """Makes way for a set: removes the remains of an interrupted preparation."""
     with files.reading(
         folder,
         "Delete this folder and prepare the set again; the download is kept beside it",

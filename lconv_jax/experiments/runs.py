@@ -44,7 +44,7 @@ from lconv_jax.training.exporting import restore_network
 K = TypeVar("K", bound=Hashable)
 C = TypeVar("C", bound=NamedTuple)
 V = TypeVar("V")
-# Most seeds of a run; kept results of any seed are looked for among so many.
+# The largest number of seeds of a run; kept results are looked for among these seeds.
 MOST_SEEDS = 100
 _KEPT = (
     "metrics",
@@ -70,7 +70,7 @@ def get_config(name: str, *arguments: str, changes: Mapping[str, Any] | None = N
 
 
 def with_seeds(cells: Iterable[C], seeds: int) -> list[C]:
-    """The cells with each of so many seeds, one seed after the other."""
+    """The cells with `seeds` seeds, one seed after the other."""
     cells = list(cells)
     return [cell._replace(seed=seed) for seed in range(seeds) for cell in cells]
 

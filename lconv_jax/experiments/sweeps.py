@@ -71,7 +71,10 @@ def expand(config: Any, grid: Mapping[str, Sequence[Any]], seeds: int = 1) -> li
         to_float = type(config_lib.KEYS[key].default) is float
         typed[key] = [float(v) if to_float and type(v) is int else v for v in values]
         if not typed[key] or len(set(typed[key])) < len(typed[key]):
-            raise ConfigError(f"the grid's {key} has the values {list(values)}; each once, and one")
+            raise ConfigError(
+                f"the grid's {key} has the values {list(values)}; give at least one value, and "
+                "every value once"
+            )
     number = seeds * math.prod(map(len, typed.values()))
     if number > _MOST_RUNS:
         raise ConfigError(
@@ -206,8 +209,8 @@ def _train_group(runs: Sequence[lanes.Run], most: int) -> Iterator[int]:
         if needed <= available:
             break
         size = max(1, min(size - 1, int(size * available / needed)))
-    # Chunks are those of the whole grid, whatever is over already: a sweep that is continued
-    # calls the same programs, and ends with the same bits.
+    # The whole grid is divided into chunks, including finished runs: so a continued sweep calls
+    # the same programs, and ends with the same bits.
     count = math.ceil(len(runs) / size)
     for index in range(count):
         chunk = runs[index * len(runs) // count : (index + 1) * len(runs) // count]

@@ -44,19 +44,19 @@ def _processor() -> str:
 
 
 def enable(directory: str | None) -> None:
-    """Keeps what takes half a second or more to compile in `directory`.
+    """Keeps programs that take half a second or more to compile in `directory`.
 
     $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS takes the place of the half second.
 
     JAX's key of a program is made of the program itself, the compiler's version and options and
-    the kind of device, so what is read is what would have been compiled.
+    the kind of device, so a kept program is the same as a compiled one.
 
     Args:
-      directory: made if need be; "" to keep nothing; None for `default_directory`, which is done
-        without, with a warning, if it cannot be.
+      directory: created if it is missing; "" to keep nothing; None for `default_directory`. If that
+        cannot be created, nothing is kept, and a warning says so.
 
     Raises:
-      ConfigError: `directory` is none that can be written.
+      ConfigError: `directory` is not a folder that can be written.
     """
     path = None
     chosen = default_directory() if directory is None else directory

@@ -1,6 +1,6 @@
-"""What failed inside a library, in one line, and whether it may pass: a permission, a full disk.
+"""Failures inside a library, in one line, and whether they are temporary.
 
-What may pass is no damage: the same file may be read another time.
+A missing permission or a full disk is temporary, and no damage: the same file may be read later.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 from lconv_jax.errors import first_line
 
 _T = TypeVar("_T")
-# What the operating system says of a part that was deleted or replaced.
+# Errors of the operating system for a part that was deleted or replaced.
 _DAMAGE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# What it says of others; where a library raises these by itself they have no number.
+# Its temporary errors; if a library raises these types by itself, they have no error number.
 _PASSING = (PermissionError, TimeoutError, InterruptedError, ConnectionError)
 # TensorStore's errors are texts.
 _STATUS = re.compile(

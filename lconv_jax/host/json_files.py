@@ -1,4 +1,4 @@
-"""JSON that programs keep: what does not read back is named by file and line, with a remedy."""
+"""JSON files that programs keep; damage is reported by file and line, with a remedy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer", f
 
 
 def read(path: str | os.PathLike[str], form: Any, remedy: str) -> Any:
-    """What a JSON file holds.
+    """The contents of a JSON file.
 
     Args:
       path: of a file that is there.
-      form: what it must hold: one of the types dict, list, str, int and float; a mapping from
+      form: of the contents: one of the types dict, list, str, int and float; a mapping from
         names that an object must have to the forms of their values, or from `str` to the form of
-        all its values; or a list of one form, that of all elements. An integer is a number, too.
-      remedy: what to do about a file that does not read back; the end of the error's sentence.
+        all its values; or a list with one form, for all elements. An integer is a number, too.
+      remedy: for a damaged file; the end of the error's sentence.
 
     Raises:
       StoredError: it is no JSON, or of another form.

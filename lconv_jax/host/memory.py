@@ -1,4 +1,4 @@
-"""What a machine's memory is, and what a state takes of it."""
+"""The memory of a machine, and the memory that a state takes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import re
 from lconv_jax.errors import ConfigError
 from lconv_jax.host.files import NotRegularError, regular
 
-# Of those that are in use, `pathlib` may have made one slash of two.
+# `pathlib` turns two slashes into one, so the common schemes count with one slash, too.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:s3|gs|gcs|az|abfss?|hdfs|https?|file):/")
 
 

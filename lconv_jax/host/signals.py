@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-# What people, terminals, schedulers and limits send: each ends a process that does not hear it.
+# Signals of people, terminals, schedulers and limits. Each ends a process that has no handler.
 STOPPING = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
@@ -19,9 +19,9 @@ STOPPING = (
 def deferred_signals() -> Iterator[list[int]]:
     """A list that signals to stop are added to, for the loop to act on between two calls.
 
-    Those are `STOPPING`, as far as they are not ignored, as SIGHUP is under nohup. A second SIGINT
-    does at once what it did before. Within another such block it is that one's list. Off the main
-    thread signals are left as they are.
+    The signals are `STOPPING`, except ignored ones, such as SIGHUP under nohup. A second SIGINT has
+    its earlier effect at once. Inside another such block, the list is that of the outer block.
+    Outside the main thread, signals are left as they are.
     """
     outer = [getattr(signal.getsignal(each), "received", None) for each in STOPPING]
     if found := [each for each in outer if each is not None]:

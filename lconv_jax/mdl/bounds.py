@@ -58,7 +58,7 @@ def occam_bound(
 def kraft_bound(
     sample_loss: ArrayLike, bits: ArrayLike, num_examples: int, delta: float = 0.05
 ) -> Float:
-    """`occam_bound` without what its derivation gives away.
+    """A tighter `occam_bound`, which keeps the factor ln 2 and uses a one-sided inequality.
 
     L_D ≤ L_S + sqrt((|d| ln 2 + ln(1/δ)) / (2m)). Hypothesis h may fail with probability
     δ·2^−|d(h)|. By Kraft's inequality these sum to at most δ, and Hoeffding's inequality,

@@ -1,4 +1,4 @@
-"""The form of an integer network that a file describes: without what no prediction depends on."""
+"""The canonical form of an integer network in a file, without parts that no prediction needs."""
 
 from __future__ import annotations
 

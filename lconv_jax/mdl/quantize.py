@@ -1,8 +1,8 @@
 """From floating-point weights to the integers of a file.
 
 ReLU lets a positive factor pass, so each hidden unit may be scaled freely if its readers make up
-for it, and each layer has a step that no one needs to know. What is chosen is how many levels a
-layer's weights have, and how finely its biases are told.
+for it, and the step of a layer need not be stored. The choices are the number of levels of a
+layer's weights, and the precision of its biases.
 """
 
 from __future__ import annotations

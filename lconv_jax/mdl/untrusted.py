@@ -1,4 +1,4 @@
-"""Files from anybody: what one costs to read and to evaluate is bounded.
+"""Untrusted files: reading and evaluating them has bounded cost.
 
 A few bytes can describe a network of a billion weights, and numbers that take longer to compute
 than anybody waits. Nothing in the language forbids it, so a file is read in a process of its own

@@ -221,7 +221,7 @@ def _check(
             node = node.get(key.key) if isinstance(node, Mapping) else None
         if node is None or node.shape != leaf.shape:
             raise ValueError(
-                f"the variables are not those of the source model for images {image_shape}: "
+                f"the variables do not fit the source model for images {image_shape}: "
                 f"{jax.tree_util.keystr(path)} is {leaf.shape}, "
                 f"expected {None if node is None else node.shape}"
             )

@@ -46,7 +46,7 @@ def beta_lasso(
 
     Like `optax.sgd` this is a whole optimizer, with the −η inside. What comes before
     it in a chain changes the gradient alone: `chain(clip_by_global_norm(1.0), beta_lasso(...))`,
-    `chain(scale_by_adam(), beta_lasso(...))`. What is an optimizer itself does not go before it:
+    `chain(scale_by_adam(), beta_lasso(...))`. Another whole optimizer must not stand before it:
     `chain(adam(lr), beta_lasso(...))` would change the sign twice and climb. It is the same as
 
         chain(

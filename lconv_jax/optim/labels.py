@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# The label of what is always left alone.
+# The label of parameters that are never regularised.
 NONE = "none"
 
-# Words that tell in the names of leaves.
+# Words in the names of leaves that decide whether a leaf is a weight.
 _NOT_WEIGHT = re.compile("b|bias(es)?|scales?|offsets?|shift|gain|gamma|beta|slope")
 _WEIGHT = re.compile("w|kernels?|embeddings?|lora")
-# Words that tell in the names of layers; the second only at the end, so that "norm_proj" is no
-# normalisation and "conv_norm" is one.
+# Words in the names of layers. The second pattern counts only at the end of a name: "norm_proj" is
+# a projection, and "conv_norm" is a normalisation.
 _NORM = re.compile("[a-z]*norms?|bn|gn|ln|rms|normali[sz]ation")
 _OTHER_LAYER = re.compile("conv|dense|embed(ding)?|fc|linear|modulation|proj(ection)?|transpose")
 
@@ -77,7 +77,7 @@ def layer_labels(params: Any) -> Any:
 
 
 def weight_labels(params: Any) -> Any:
-    """Labels what `layer_labels` takes for a weight "weight", and all else "none"."""
+    """The label "weight" for the weights that `layer_labels` finds, and "none" for the rest."""
     return _map_leaves(lambda leaf: "weight" if _is_weight(leaf) else NONE, params)
 
 

@@ -18,11 +18,11 @@ from lconv_jax.optim.rescale import rescale_l1
 
 
 class Hyperparams(NamedTuple):
-    """What a configuration makes of a method.
+    """The numbers of a method, from a configuration.
 
     Attributes:
-      numbers: what the transformation is made of, float by name.
-      effective: what a report says of them: λ, β, λ·Ση and β·λ as they are used.
+      numbers: the arguments of the transformation, floats by name.
+      effective: λ, β, λ·Ση and β·λ as they are used, for the summary of a run.
     """
 
     numbers: dict[str, float]
@@ -34,12 +34,12 @@ class Method(NamedTuple):
 
     Attributes:
       keys: the keys of `config.optimizer` that it reads; all are numbers.
-      check: raises ValueError for values of these keys that do not go together.
+      check: raises ValueError for values of these keys that contradict each other.
       hyperparams: (config, parameters or their shapes, Ση) -> `Hyperparams`; raises
         ValueError for values that do not fit the model.
       make: (schedule of η, numbers) -> the transformation.
-      absorbing: whether a weight that is zero, with a zero gradient, stays zero, and zeros come
-        about: what leaving out dead units rests on.
+      absorbing: whether the method makes weights zero, and a zero weight with a zero gradient stays
+        zero. Removing dead units relies on this.
     """
 
     keys: tuple[str, ...]

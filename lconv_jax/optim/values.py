@@ -1,7 +1,7 @@
 """Strengths that may differ by label and by step, and transformations that apply them.
 
-A strength (λ, or a threshold) is a number, a schedule, or a mapping from labels to these. What it
-is for one leaf at one step is worked out here, once, for all transformations of the package.
+A strength (λ, or a threshold) is a number, a schedule, or a mapping from labels to numbers and
+schedules. Its value for one leaf at one step is computed here, for all transformations.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def is_scheduled(values: Values) -> bool:
 
 
 def at_state(values: Values, state: Any) -> Any:
-    """The values with each schedule replaced by what it gives at the state's count."""
+    """The values, with each schedule replaced by its value at the state's count."""
     return map_values(lambda value: value(state.count) if callable(value) else value, values)
 
 
@@ -136,7 +136,7 @@ def elementwise(
     """The transformation u ← fn(u, θ, value) of the leaves that have a value.
 
     Args:
-      name: what the values are called in error messages.
+      name: of the values, in error messages.
       values: number or schedule, or a mapping from labels to these.
       labels: prefix, function or None, see `labels.resolve_labels`.
       fn: elementwise function of an update, its parameter and a number.
@@ -162,7 +162,7 @@ def elementwise(
 
 
 def common_dtype(*arrays: jax.Array) -> Any:
-    """The type that holds what each of the arrays holds, as an update and its parameter.
+    """The type that represents the values of all the arrays, as an update and its parameter.
 
     Updates are returned in it: in a narrower one neither −θ nor a small λ beside a large gradient
     would be exact.
@@ -191,6 +191,6 @@ def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> Non
     elif present <= {labels_lib.NONE}:
         raise ValueError(
             f"{name} has nothing to act on: every parameter is labelled 'none'. Without `labels`, "
-            "biases and normalisation are, by their names, and what no name tells of and has fewer "
-            "than two dimensions; `labels` may say otherwise"
+            "the label 'none' goes to biases and normalisation, by their names, and to other "
+            "arrays with fewer than two dimensions. Give `labels` that name the weights"
         )

@@ -60,8 +60,8 @@ def initialize(
         jax.distributed.initialize(*given, initialization_timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes did not find together ({first_line(error)}). Without Cloud TPU, Slurm "
-            "or Open MPI, give --coordinator_address, --num_processes and --process_id to each"
+            f"the processes could not connect ({first_line(error)}). Without Cloud TPU, Slurm or "
+            "Open MPI, give --coordinator_address, --num_processes and --process_id to each process"
         ) from error
     _check_devices()
 
@@ -84,8 +84,8 @@ def _check(address: str | None, num_processes: int | None, process_id: int | Non
         return
     if address is None or num_processes is None or process_id is None:
         raise ConfigError(
-            "--coordinator_address, --num_processes and --process_id go together: give all three, "
-            "or none"
+            "--coordinator_address, --num_processes and --process_id belong together: give all "
+            "three flags or none of them"
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:

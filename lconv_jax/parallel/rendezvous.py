@@ -1,7 +1,7 @@
 """The processes of a run call the roll before JAX connects them.
 
 JAX's own service ends a process without a Python exception when there are too few, too many or
-two of a kind; here each gets one error that says what is wrong.
+two of a kind; here each process gets one error with the reason.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import time
 from lconv_jax.errors import ConfigError
 
 _RETRY_SECONDS = 0.2
-# A process says who it is at once; what is silent for longer is none.
+# A process of the run sends its number at once. A caller that is silent for longer than this is
+# not a process of the run, and is ignored.
 _SILENCE_SECONDS = 2.0
 _OK = "ok"
 
 
 def meet(address: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Returns in every process once all of them have come, with one number of processes.
+    """Returns in every process once all have connected and agree on the number of processes.
 
     Args:
-      address: host:port of process 0, which listens there until all have come.
+      address: host:port of process 0, which listens there until all have connected.
       num_processes: how many there should be.
       process_id: which of them this is, from 0.
       timeout: seconds to wait for the others.
 
     Raises:
-      ConfigError: in every process that came, if some did not, or if they contradict each other.
+      ConfigError: in every connected process, if others are missing, or if processes disagree.
     """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout

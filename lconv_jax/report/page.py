@@ -1,4 +1,4 @@
-"""The page: what is said of runs, in which words, and the template that it is put into."""
+"""The page: the contents and the words for runs, and the template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ except ImportError as error:
 from lconv_jax.report import charts
 
 _NONE = "–"
-# What a class is taken for is a matrix up to so many classes, and a list of pairs beyond.
+# Confusions are a matrix up to this number of classes, and a list of pairs beyond.
 _MOST_CLASSES = 20
 _MOST_PAIRS = 30
 _SPLITS = {"test": "test set", "validation": "validation split"}
@@ -60,7 +60,7 @@ class Matrix(NamedTuple):
       classes: names, in order.
       cells: by label, the count and the share of each predicted class; empty for many classes.
       pairs: the most frequent mistakes: label, predicted class, count, share of the label's.
-      total, right: examples, and those whose class was found.
+      total, right: number of examples, and of correctly classified examples.
     """
 
     run: int
@@ -162,7 +162,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rows(runs: Sequence[Any], lines: Mapping[str, Callable[[Any], str]]) -> list[Row]:
-    """Those lines of a table in which some run has a value."""
+    """The lines of a table in which some run has a value."""
     rows = [Row(name, [cell(run) for run in runs]) for name, cell in lines.items()]
     return [row for row in rows if any(cell != _NONE for cell in row.cells)]
 
@@ -301,7 +301,7 @@ def _layer_of(name: str) -> str:
 
 
 def _layers(run: Recorded) -> list[str]:
-    """The layers of a run, those that see the image first first, as far as names tell."""
+    """The layers of a run from the image to the logits, as far as their names show it."""
     names = list(run.kernels) or [layer for name in run.metrics if (layer := _layer_of(name))]
     return sorted(names, key=lambda name: (name != "conv1", name.startswith("fc")))
 

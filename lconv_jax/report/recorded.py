@@ -1,4 +1,4 @@
-"""What a run directory holds, read for the report: whatever is there, and what is missing."""
+"""The contents of a run directory for the report, and notes on missing or damaged parts."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def read(directory: str, label: str) -> Recorded:
     summary = or_note(lambda: read_summary(directory), None)
     if summary is None and not os.path.exists(os.path.join(directory, SUMMARY_FILE)):
         notes.append(
-            f"There is no {SUMMARY_FILE}: the run is not finished. Numbers are those of the "
-            "metrics so far."
+            f"There is no {SUMMARY_FILE}: the run is not finished. The numbers are "
+            "from the metrics so far."
         )
     values = _columns(or_note(lambda: read_metrics(directory), []))
     if summary is not None:

@@ -1,8 +1,9 @@
 """Save, verify and restore: a checkpoint is trusted only if every part has the digest it had.
 
 Orbax writes a step into a temporary folder and renames it, so a kill leaves either the whole
-checkpoint or none. What Orbax cannot see (a truncated, deleted or flipped part) the digests do.
-What cannot be read for another reason than damage, a permission say, is left where it is.
+checkpoint or none. The digests detect damage that Orbax does not notice: truncated, deleted or
+flipped parts. A checkpoint that is unreadable for another reason, such as a permission, stays where
+it is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PARTS = "_CHECKPOINT_METADATA"
 
 
 class CheckpointError(OSError):
-    """A checkpoint that cannot be written, or cannot be trusted; says what is kept."""
+    """A checkpoint that cannot be written or trusted; the message says what remains."""
 
 
 class Checkpoints:
@@ -66,15 +67,15 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, record: Mapping[str, Any] | None = None) -> None:
-        """Writes `state`, the digest of each of its leaves, and what else is to be known of it.
+        """Writes `state`, the digest of each of its leaves, and a record.
 
         Args:
           step: of the run.
           state: dataclass or dict of arrays.
-          record: what JSON can hold; `record` reads it.
+          record: a mapping that JSON can represent; `record` reads it.
 
         Raises:
-          CheckpointError: it could not be written; those before it are kept.
+          CheckpointError: it could not be written; earlier checkpoints are kept.
         """
         args = ocp.args.Composite(
             **{
@@ -101,7 +102,7 @@ class Checkpoints:
         if failure is not None:
             raise CheckpointError(
                 f"checkpoint {step} could not be written to {self.directory} "
-                f"({failure.passing or failure.text}); those before it are kept"
+                f"({failure.passing or failure.text}); earlier checkpoints are kept"
             )
 
     def record(self, step: int) -> dict[str, Any]:
@@ -142,8 +143,8 @@ class Checkpoints:
         """
         if jax.process_count() == 1:
             return self._restore_newest(like)
-        # Damage met by one process only would leave the others waiting in the middle of a read:
-        # the first one looks for what verifies, alone, and then all read that.
+        # If only one process met damage, the others would wait for it in the middle of a read. So
+        # the first process alone finds a sound checkpoint, and then all processes read it.
         sound = distributed.together(lambda: self._newest_sound(like))
         step = int(distributed.from_first(str(sound)))
         return (step, self.restore_step(step, like)) if step >= 0 else None
@@ -165,14 +166,13 @@ class Checkpoints:
             self._set_aside(step, damage)
         if _names(os.path.join(self.directory, DAMAGED)):
             raise CheckpointError(
-                f"none of the checkpoints in {self.directory} reads back as it was written; they "
-                f"were moved to {DAMAGED}/ there. Bring one back from a copy, or start in another "
-                "--workdir"
+                f"all checkpoints in {self.directory} are damaged; they were moved to {DAMAGED}/ "
+                "there. Bring one back from a copy, or start in another --workdir"
             )
         return None
 
     def _read(self, step: int, like: Any) -> tuple[Any, str]:
-        """The state of a checkpoint and "", or None and what its damage is.
+        """The state of a checkpoint and "", or None and a description of its damage.
 
         Raises:
           CheckpointError: it cannot be read now, or holds a state of another structure.
@@ -214,9 +214,9 @@ class Checkpoints:
                 if not other or passing(error):
                     raise
                 raise CheckpointError(
-                    f"checkpoint {path} holds a state of another structure; {other[0]} is in one "
-                    "of the two only. It was written by other versions of the code: use those, or "
-                    "start in another --workdir"
+                    f"checkpoint {path} holds a state of another structure: {other[0]} is in only "
+                    "one of the two. Other versions of the code wrote the checkpoint: use these "
+                    "versions, or start in another --workdir"
                 ) from error
         if other:  # and yet the state has the structure: it is the names that are wrong
             raise ValueError(f"{other[0]} is not named in both the state and its digests")

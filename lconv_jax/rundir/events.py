@@ -33,7 +33,7 @@ class EventWriter:
         self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, summary: Any) -> None:
-        """Appends what a function of `tensorboardX.summary` returned."""
+        """Appends the return value of a function of `tensorboardX.summary`."""
         self._write(step=step, summary=summary)
 
     def flush(self) -> None:

@@ -18,11 +18,11 @@ DATA_FILE, CONFUSION_FILE = "data.json", "confusion.json"
 
 
 def write_data(directory: str, about: Mapping[str, Any], pixel_order: Any = None) -> None:
-    """Writes data.json: what the data are, and in which order the run sees their pixels.
+    """Writes data.json: a description of the data, and the order in which the run sees the pixels.
 
     Args:
       directory: of the run.
-      about: what `data.about` says of them, and their "dtype".
+      about: the result of `data.about`, and the "dtype" of the data.
       pixel_order: [pixels], the pixel of an image that the network sees as its i-th; None if pixels
         are not permuted.
 

@@ -36,9 +36,9 @@ class MetricsWriter:
     Args:
       workdir: the run directory.
       through_step: the step that the run goes on from, 0 for a run that begins.
-      record: what `record` returned as that step was saved, None if it was not kept. If the lines
-        up to the step are not those, a warning says what is missing, and the file as it was found
-        is kept beside it.
+      record: the return value of `record` when that step was saved, None if it was not kept. If the
+        lines up to the step differ from it, a warning names the missing lines, and the damaged
+        file is kept beside the new one.
 
     Attributes:
       last: the last value of each metric.
@@ -88,7 +88,7 @@ class MetricsWriter:
         self._events.add(step, summary.image("filters", filters, dataformats="HWC"))
 
     def push(self) -> None:
-        """Lets others see what is written to metrics.jsonl; it is not on disk for that."""
+        """Makes the written lines visible to other programs; they may not be on disk yet."""
         with naming(self._path):
             self._file.flush()
 
@@ -100,7 +100,7 @@ class MetricsWriter:
         self._events.flush()
 
     def record(self) -> dict[str, Any]:
-        """How many lines there are, and their SHA-256 (hex): what a checkpoint keeps of them."""
+        """The number of lines and their SHA-256 (hex), for the record of a checkpoint."""
         return {"lines": self._lines, "sha256": self._sha256.hexdigest()}
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class MetricsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What ends the run already says more than that this cannot be written either.
+        # The error that ends the run matters more than an error of this last write.
         with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
             self.close()
 
@@ -135,10 +135,10 @@ def _cut_back(path: str, through_step: int, record: Mapping[str, Any] | None) ->
             if b"".join(kept) != whole:
                 copy = free_name(f"{path}.damaged")
                 write_atomically(copy, whole)
-                found = f" The file as it was found is kept as {copy}."
+                found = f" The damaged file is kept as {copy}."
             logging.warning(
-                "%s is not what it was when step %d was saved. The run goes on with the lines up "
-                "to there that can be read (%s); the others are missing for good.%s",
+                "%s has changed since step %d was saved. The run goes on with the readable lines "
+                "up to that step (%s); the other lines are lost.%s",
                 *(path, through_step, left, found),
             )
     if b"".join(kept) != whole:
@@ -192,7 +192,7 @@ def _read(path: str) -> bytes:
 
 
 def _split(whole: bytes) -> list[bytes]:
-    """The lines with their ends; a last one without is what a kill tore."""
+    """The complete lines; a last line without an end was cut off by a kill, and is dropped."""
     return [line + b"\n" for line in whole.split(b"\n")[:-1]]
 
 

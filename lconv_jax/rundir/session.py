@@ -1,6 +1,6 @@
-"""A session: what one process does for a run, from the checkpoint that it goes on from.
+"""A session: the part of a run that one process computes, from the checkpoint where it starts.
 
-Each checkpoint keeps which sessions led to it, and which lines of metrics belong to it.
+Each checkpoint records the sessions that led to it, and the lines of metrics that belong to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Session:
         """Saves the state of a step, and the metrics up to there.
 
         Raises:
-          OSError: something could not be written; what was saved before is kept.
+          OSError: something could not be written; the state saved before is kept.
         """
         self.writer.flush()
         history = self._history(step)
@@ -114,6 +114,7 @@ def _check_end(directory: str, step: int) -> None:
     # An evaluation, of whatever splits, has the second.
     if not {"train/loss", "time/seconds"} <= names:
         raise CheckpointError(
-            f"{directory}/{METRICS_FILE} has lost lines of step {step}, the last, which "
-            f"{SUMMARY_FILE} is made of. Bring it back from a copy, or start in another --workdir"
+            f"{directory}/{METRICS_FILE} has lost lines of step {step}, the last step, and "
+            f"{SUMMARY_FILE} needs them. Bring the file back from a copy, or start in another "
+            "--workdir"
         )

@@ -27,9 +27,9 @@ _PACKAGES = ("lconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 def open_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str) -> Iterator[str]:
     """Claims a run directory for this process and this configuration.
 
-    A new directory gets config.json. One that holds a run must hold this one: keys that decide
-    what is computed, and the data, must be equal. Other keys (see `config.is_free`) may change;
-    config.json then lists the change.
+    A new directory gets config.json. In a directory with a run, the data and all keys that change
+    the results must be the same. Other keys (see `config.is_free`) may change; config.json then
+    lists the change.
 
     Yields:
       The absolute path of the directory.
@@ -60,11 +60,11 @@ def check_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str
 def read_config(workdir: str | os.PathLike[str]) -> Any:
     """The `ConfigDict` of the run in a directory.
 
-    Keys that a version since then has added are at their defaults; values of a type that a key had
-    before are what they are now.
+    Keys that later versions added are at their defaults; values whose type has changed since are
+    converted.
 
     Raises:
-      StoredError: config.json is damaged, or what it holds is no configuration.
+      StoredError: config.json is damaged, or does not hold a configuration.
     """
     flat = _defaults() | _flat(_read_record(workdir))
     try:
@@ -125,7 +125,7 @@ def read_summary(
 
 
 def write_summary(directory: str, summary: dict[str, Any]) -> dict[str, Any]:
-    """Writes summary.json, what came out and what made it last; returns all of it."""
+    """Writes summary.json: the results, and the versions and device; returns all of it."""
     whole = summary | made_by()
     write_atomically(os.path.join(directory, SUMMARY_FILE), json.dumps(whole, indent=2) + "\n")
     return whole

@@ -37,7 +37,7 @@ class OutputError(OSError):
 
 
 def launch(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
-    """Defines the flags of a command, parses its arguments and calls `main` with what is left."""
+    """Defines the flags of a command, parses its arguments and calls `main` with the rest."""
     before = set(flags.FLAGS)
     with _wrong_flags_in_a_line():
         define_flags()  # which looks at the arguments already
@@ -57,7 +57,7 @@ def _call(main: Callable[[list[str]], None], argv: list[str]) -> None:
         with errors_in_a_line():
             main(argv)
     finally:
-        # What is left to do is the interpreter's, which would print a traceback.
+        # From here on, Ctrl-C would meet the interpreter, which would print a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -103,7 +103,7 @@ class _ConfigFile(flags.ArgumentParser[ConfigDict]):
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one line for what is wrong."""
+    """absl's parser, with a one-line message for wrong flags."""
     rest: list[str] = []
     with _wrong_flags_in_a_line():
         for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
@@ -125,7 +125,7 @@ def _wrong_flags_in_a_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_in_a_line() -> Iterator[None]:
-    """Ends the program with one line for what a user can mend, and with a status that tells."""
+    """Turns errors that a user can correct into one line and a non-zero exit status."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""How a command that trains ends: with one line, printed last, and a status that tells."""
+"""How a training command ends: with a message as its last output, and an exit status."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lconv_jax.terminal.commands import is_out_of_memory
 
 @contextlib.contextmanager
 def run_errors_in_a_line() -> Iterator[None]:
-    """Ends the program with one line for what a user can mend, and with a status that tells.
+    """Turns errors that a user can correct into one line and a non-zero exit status.
 
-    Ctrl-C ends it at once, where it does not stop a run that saves its state first, and nothing is
-    printed after that line.
+    Ctrl-C ends the program at once, unless a run is training: then the run saves its state first.
+    Nothing is printed after the line.
     """
-    kept = "what was saved is kept; when {}, the same command continues the run"
+    kept = "the saved state is kept; when {}, the same command continues the run"
     try:
         with _quiet_end():
             yield
@@ -35,14 +35,17 @@ def run_errors_in_a_line() -> Iterator[None]:
             print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
-        print("interrupted: what was saved is kept; the same command continues", file=sys.stderr)
+        print(
+            "interrupted: the saved state is kept; the same command continues the run",
+            file=sys.stderr,
+        )
         distributed.leave(128 + signal.SIGINT)
     except (ValueError, TrainingError) as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
-        raise  # nobody reads what is printed
+        raise  # nobody reads the output any more
     except OSError as error:
-        remedy = kept.format("the disk or the path is mended")
+        remedy = kept.format("the disk or the path works again")
         print(f"error: {error}\n{remedy}", file=sys.stderr)
         distributed.leave(1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -55,8 +58,8 @@ def run_errors_in_a_line() -> Iterator[None]:
             )
         elif distributed.is_lost(error):
             print(
-                f"error: another process is gone ({first_line(error)})\nwhat was saved "
-                "is kept; the same commands, for all processes, continue the run",
+                f"error: another process is gone ({first_line(error)})\nthe saved "
+                "state is kept; the same commands, for all processes, continue the run",
                 file=sys.stderr,
             )
         else:
@@ -84,6 +87,6 @@ def _quit(signum: int, frame: Any) -> None:
     show_cursor = b"\n\x1b[?25h" if os.isatty(2) else b""
     os.write(
         2,
-        show_cursor + b"interrupted: what was saved is kept; the same command continues the run\n",
+        show_cursor + b"interrupted: the saved state is kept; the same command continues the run\n",
     )
     os._exit(128 + signum)

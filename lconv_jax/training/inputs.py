@@ -69,9 +69,9 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
     """The function (key, stored images) -> images of the configuration's augmentation.
 
     The policy of `data.augment`, then shift, flip and cutout, then noise; with noise the images
-    are normalised, which `make_preprocess` leaves as they are. With `data.permute_first` they are
-    those of the permuted images, put back: what follows permutes, and the model sees permuted
-    images that were changed.
+    are normalised, which `make_preprocess` leaves as they are. With `data.permute_first`
+    the permuted images are augmented and then put back in order. A later step permutes them again,
+    so the model sees augmented permuted images.
 
     Args:
       config: of the run.

@@ -1,7 +1,8 @@
 """Runs that differ only in numbers, trained together by one vmapped program.
 
 Each run has its own directory, as if it had been trained alone: configuration, metrics,
-checkpoints, summary. `lconv_jax.main` continues any of them, and what it began is continued here.
+checkpoints, summary. `lconv_jax.main` continues any of them, and runs that it began are continued
+here.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def prepare_together(configs: Sequence[Any]) -> list[Setup]:
 
 
 def load_whole(config: Any) -> data.Dataset:
-    """The data set of a configuration with no example held out: what all its seeds choose from."""
+    """The data set of a configuration with no example held out; every seed draws from it."""
     return data.load(
         config.data.name,
         config.data.data_dir or None,
@@ -106,7 +107,7 @@ def load_whole(config: Any) -> data.Dataset:
 
 
 def divided_rows(setup: Setup, whole: data.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of the whole training set that a run trains on, and those held out."""
+    """The rows of the whole training set that a run trains on, and the held-out rows."""
     config = setup.config
     return data.divide_rows(
         whole.train.labels, whole.num_classes, config.data.validation, config.seed, whole.name
@@ -183,10 +184,10 @@ def bytes_available() -> int:
 
 
 def most_together(setup: Setup) -> int:
-    """The most runs that one program should train, were there memory for any number.
+    """The largest number of runs that one program should train, with unlimited memory.
 
-    On a CPU, where a batched product is no faster than one after the other, only networks so small
-    that the time goes into calling operations gain (docs/sweep.md).
+    On a CPU, a batched product is no faster than single products in turn. Only very small networks
+    gain, whose time is spent on calling operations (docs/sweep.md).
     """
     if jax.default_backend() != "cpu":
         return _ANY_NUMBER
@@ -217,8 +218,9 @@ def mark_diverged(directory: str, error: TrainingError) -> None:
 def train_together(runs: Sequence[Run], whole: data.Dataset, program: Any) -> None:
     """Trains runs to their end, or continues them; each leaves a summary or `DIVERGED_FILE`.
 
-    A run that diverges does not stop the others. What is computed for one does not depend on how
-    far the others are: runs that are over, or further on, are computed along and not looked at.
+    A run that diverges does not stop the others. The results of a run do not depend on the progress
+    of the others: finished runs and runs ahead take part in the computation, and their results are
+    ignored.
 
     Args:
       runs: of one `program_key`.

@@ -77,7 +77,7 @@ def train_and_evaluate(
         summary = distributed.together(lambda: read_summary(directory))
         summary = json.loads(distributed.from_first(json.dumps(summary)))
         total = setup.plan.total_steps
-        if summary is not None:  # finished: whatever else is there, nothing is changed
+        if summary is not None:  # finished: nothing is changed
             if total not in Checkpoints(os.path.join(shared, CHECKPOINTS)).steps():
                 logging.warning("%s is finished, but its last checkpoint is gone", shared)
             return summary
@@ -107,9 +107,9 @@ class Run:
       setup: what it is made of.
       session: its directory, metrics and checkpoints.
       started: when it began, on the monotonic clock, less what earlier sessions spent.
-      index: its place among those that train together.
-      joins: the step from which on it is looked at; infinite for one that is over.
-      state: that it joins with; None for the initial one, and once it has joined.
+      index: its place among the runs that train together.
+      joins: the step at which it joins the others; infinite once the run is over.
+      state: the state that it joins with; None for the initial state, and once it has joined.
     """
 
     setup: Setup
@@ -171,10 +171,10 @@ class Program(Protocol):
         """A run's state, as it is stored."""
 
     def evaluate(self, index: int, split: str, step: int) -> dict[str, Any] | None:
-        """What `evaluation.make_evaluate` finds of a run on a split; None if that is empty."""
+        """The result of `evaluation.make_evaluate` for a run on a split; None if it is empty."""
 
     def shrink(self) -> dict[str, int]:
-        """Leaves out what is dead for good; returns metrics that say what is left, if it did."""
+        """Removes dead units; returns metrics with the remaining units if any were removed."""
 
 
 def train(
@@ -185,8 +185,8 @@ def train(
 ) -> None:
     """Brings runs to their end; writes, evaluates and saves as it goes.
 
-    What is computed for one does not depend on how far the others are. A run that joins later is
-    computed along until then, and not looked at.
+    The results of a run do not depend on the progress of the others. A run that joins later takes
+    part in the computation before it joins, and its results until then are ignored.
 
     Args:
       runs: of one program and one number of steps.
@@ -204,7 +204,7 @@ def train(
     step, limit = 0, 1
     with make_progress(_title(runs), total, per_epoch) as show:
         while waiting := [run for run in runs if run.joins < math.inf]:
-            # Where those at work have all diverged, it goes on from where the next one was left.
+            # If all active runs have diverged, continue from the step of the next waiting run.
             step = max(step, int(min(run.joins for run in waiting)))
             for run in waiting:
                 if run.joins == step:
@@ -247,7 +247,7 @@ def train(
 
 
 def _title(runs: Sequence[Run]) -> str:
-    """What is trained on what, in a line."""
+    """The network, the optimizer, the data and the length of the training, in a line."""
     setup, several = runs[0].setup, f"{len(runs)} runs of " if len(runs) > 1 else ""
     model, dataset, plan = setup.config.model, setup.dataset, setup.plan
     weights = sum(kernel.size for kernel in models.kernels(setup.state_shapes.params).values())
@@ -271,7 +271,7 @@ def _is_due(step: int, plan: Any, every_epochs: int) -> bool:
 def _look(
     run: Run, program: Program, rows: Mapping[str, Any], step: int, count: int, seconds: float
 ) -> dict[str, Any]:
-    """Writes the metrics of the `count` steps after `step`, and what is due after them.
+    """Writes the metrics of the `count` steps after `step`; evaluates and saves if it is time.
 
     Returns:
       The newest value of each metric.

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     effective: dict[str, float]  # as in `optim.methods.Hyperparams`
-    numbers: dict[str, float]  # what the optimizer is made of, as there
+    numbers: dict[str, float]  # arguments of the optimizer's transformation, as there
 
 
 def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
@@ -51,8 +51,8 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
     total_steps = steps_per_epoch * config.train.epochs
     if total_steps > _MOST_STEPS:
         raise ConfigError(
-            f"config.train.epochs = {config.train.epochs} of {steps_per_epoch} steps each are "
-            f"{total_steps} steps, and {_MOST_STEPS} can be counted; train for "
+            f"config.train.epochs = {config.train.epochs} with {steps_per_epoch} steps per epoch "
+            f"make {total_steps} steps, and at most {_MOST_STEPS} can be counted; train for "
             f"{_MOST_STEPS // steps_per_epoch} epochs at most"
         )
     lr_sum = _sum_rates(make_schedule(float(opt.learning_rate), total_steps), total_steps)

@@ -52,7 +52,7 @@ class SavedRun:
     Attributes:
       directory: absolute path of the run directory.
       config: the `ConfigDict` of the run.
-      summary: what summary.json says; None while the run is not finished.
+      summary: the contents of summary.json; None while the run is not finished.
       metrics: a `Series` by name, as "train/loss"; docs/training.md lists the names.
       checkpoints: the steps of the checkpoints that there are, ascending.
     """
@@ -191,8 +191,8 @@ class SavedRun:
         setup = prepare(_on_devices_here(self.config), self._dataset, must_fit=False)
         if data.digest(setup.dataset) != read_data_digest(self.directory):
             raise DataError(
-                f"the data of {self.directory} ({setup.dataset.name}) are not those that it was "
-                "trained on. Bring those back, or give them: load_run(…, dataset=…)"
+                f"the data of {self.directory} ({setup.dataset.name}) have changed since its "
+                "training. Bring the original data back, or pass them: load_run(…, dataset=…)"
             )
         return setup
 
@@ -299,7 +299,7 @@ def _is_floating(dtype: Any) -> bool:
 
 
 def _on_devices_here(config: Any) -> Any:
-    """The configuration, on one device where those that the run was split over are not there."""
+    """The configuration, for one device if the devices of the run are not available."""
     try:
         mesh = sharding.make_mesh(config.sharding.data, config.sharding.model)
         fits = config.train.batch_size % mesh.shape["data"] == 0

@@ -61,7 +61,7 @@ def write_steps(
 
 
 def _lines(setup: Setup, rows: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """One dictionary of metrics a step, with what follows from the counts of non-zeros."""
+    """One dictionary of metrics per step, with those computed from the counts of non-zeros."""
     kernels = models.kernels(setup.state_shapes.params)
     total = sum(kernel.size for kernel in kernels.values())
     counts = [rows[f"sparsity/{name}/nonzeros"].astype(np.int64) for name in kernels]
@@ -128,7 +128,7 @@ def _unpermuted(setup: Setup, weights: NDArray[Any]) -> NDArray[Any]:
 
 
 def summarise(setup: Setup, state: TrainState, session: Session, started: float) -> dict[str, Any]:
-    """Draws filters.png and collects what summary.json says; for `started` see `_train`."""
+    """Draws filters.png and returns the contents of summary.json; for `started` see `Run`."""
     kernels = models.kernels(state.params)
     first = _first(kernels)
     filters = analysis.choose_filters(_first_filters(setup, first), 64)

@@ -1,4 +1,4 @@
-"""Random keys: each a function of the run's seed, of what it is for, and of the epoch or step.
+"""Random keys: each is a function of the run's seed, of its purpose, and of the epoch or step.
 
 So a run that was stopped anywhere continues as if it had not been.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-# What a random key is for; a number, once given, keeps its meaning.
+# The purposes of random keys; a number, once given, keeps its meaning.
 INIT, ORDER, AUGMENT, DROPOUT, STATISTICS, PERMUTATION = range(6)
 
 

@@ -90,7 +90,7 @@ def _check_memory(config: Any, shapes: TrainState) -> None:
 
 
 def load(config: Any, given: data.Dataset | None = None) -> data.Dataset:
-    """The data of a configuration: those that it names, or those given, divided as it says."""
+    """The data that a configuration names, or the given data, divided as it says."""
     division = {
         "validation": config.data.validation,
         "examples": config.data.examples,

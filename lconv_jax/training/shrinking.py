@@ -1,8 +1,8 @@
-"""Networks without the hidden units that are dead for good, which compute and learn the same.
+"""Removes hidden units that can never come back; the smaller network computes and learns the same.
 
-docs/shrinking.md proves which units these are. Only units of dense hidden layers with a
-normalisation of their own are looked at. A state is *restricted* to the units that are kept, trains
-on at their price, and is *expanded* to its original shape to be saved, exported or described.
+docs/shrinking.md proves which units these are. Only dense hidden layers whose units are normalised
+each on its own are considered. A state is *restricted* to the remaining units for training. It is
+*expanded* to its original shape when it is saved, exported or described.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lconv_jax.optim.values import CountState
 from lconv_jax.parallel import distributed
 from lconv_jax.training.state import TrainState
 
-# Sizes are multiples of this, filled up with dead units: matrix products like it.
+# Sizes are multiples of this, filled up with dead units: matrix products are fast at such sizes.
 MULTIPLE = 64
 # A smaller network has to be compiled, so it must have at most this share of the weights.
 WORTHWHILE = 2 / 3
@@ -76,8 +76,8 @@ def hidden_layers(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Hidde
         sizes.append(("fc1", model.hidden))
     else:
         raise ValueError(
-            f"{type(model).__name__} has no dense hidden layer; the channels of a convolution with "
-            "SAME padding are no units that could be left out. Set config.train.shrink to none"
+            f"{type(model).__name__} has no dense hidden layer, and channels of a convolution with "
+            "SAME padding cannot be removed. Set config.train.shrink to none"
         )
     readers = [name for name, _ in sizes[1:]] + [last]
     return tuple(
@@ -87,14 +87,14 @@ def hidden_layers(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Hidde
 
 
 def check_optimizer(opt_state: Any) -> None:
-    """Raises ValueError unless a weight that is zero, with a zero gradient, is known to stay so."""
+    """Raises ValueError unless a zero weight with a zero gradient is known to stay zero."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "_fields"))
     for node in nodes:
         if not isinstance(node, _STATES):
             raise ValueError(
-                f"the optimizer keeps a {type(node).__name__}, with which a weight that is zero "
-                "may move although its gradient is zero; shrinking is proved for SGD with or "
-                "without momentum followed by β-lasso's threshold only"
+                f"the optimizer keeps a {type(node).__name__}, which may move a zero weight "
+                "although its gradient is zero. Shrinking is proved only for SGD, with or without "
+                "momentum, followed by β-lasso's threshold"
             )
 
 
@@ -221,10 +221,10 @@ def choose(
     dead: Mapping[str, NDArray[np.bool_]],
     multiple: int = MULTIPLE,
 ) -> dict[str, NDArray[np.int64]] | None:
-    """The units to keep, for each layer, or None if leaving the others out is not worth while.
+    """The units to keep, for each layer, or None if removing the others would save too little.
 
-    Dead units fill a layer up to a multiple of `multiple` units. It is worth while if the matrices
-    around the hidden layers come down to `WORTHWHILE` of their size.
+    Dead units fill a layer up to a multiple of `multiple` units. The matrices around the hidden
+    layers must shrink to the share `WORTHWHILE` of their size, or below.
     """
     keep = {}
     for layer in hidden:
@@ -251,9 +251,9 @@ def restrict(
 ) -> TrainState:
     """The state of the network that has the units `keep` only.
 
-    What a unit that is left out contributes to its reader, relu(its BN bias) times its weight, is
-    taken off the running mean of the reader's BN, or added to its bias where it has no BN. That
-    is 0 for silent and for cut-off units.
+    A removed unit contributes relu(its BN bias) times its weight to the next layer. This constant
+    is subtracted from the running mean of the next layer's BN, or added to its bias where it has no
+    BN. It is 0 for silent and for cut-off units.
     """
     params, stats = dict(state.params), dict(state.batch_stats)
     for layer in hidden:
@@ -318,7 +318,7 @@ def masks(
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where along each axis of an array the entries of kept units are; None is everywhere."""
+    """The indices of kept units along each axis of an array; None keeps the whole axis."""
 
     axes: tuple[NDArray[np.int64] | None, ...]
 

@@ -22,7 +22,7 @@ class Lane(NamedTuple):
     """What the runs of one program differ in: of one run, or of K runs with a leading axis K.
 
     Attributes:
-      numbers: what the optimizer is made of, as in `Plan.numbers`.
+      numbers: arguments of the optimizer's transformation, as in `Plan.numbers`.
       seed: uint32.
       rows: int32 [N], the training set of the run among all training examples.
       order: int32 [pixels], the permutation of `data.permute`; None without.
@@ -58,7 +58,7 @@ def make_train_steps(
 
     Args:
       setup: of the run.
-      lane: what takes the place of the setup's own, and may be traced.
+      lane: replaces the setup's own, and may be traced.
       with_metrics: without, there is the loss alone.
     """
     config, _, model, plan, inputs, mesh, _ = setup

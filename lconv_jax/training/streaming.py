@@ -1,8 +1,8 @@
 """Batches that are read as they are needed: by number, on threads, ahead of the device.
 
-What batch t of a run holds is a function of the seed and t, and records are read at random places,
-so that a run may begin at any step and there is no position to be saved. Every process reads its
-own rows of each batch.
+The contents of batch t are a function of the seed and t, and records are read at random places. So
+a run may begin at any step, and no position is saved. Every process reads its own rows of each
+batch.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Batches:
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
                 raise
-            # Grain takes a StopIteration for the end of the data, and a thread of its that meets
-            # what is no Exception dies unseen, with the others waiting for it.
+            # Grain takes a StopIteration for the end of the data. Its threads die silently of
+            # errors that are not an `Exception`, and the other threads wait for them.
             raise data.DataError(f"batch {number} cannot be read ({error!r})") from error
 
 
@@ -119,7 +119,7 @@ def prefetched(
     copies of the last batch.
 
     Args:
-      batches: what this process reads of them.
+      batches: the rows that this process reads.
       mesh: the devices that each batch is split over, if it divides; else each holds all.
       batch_size: of whole batches, over all processes.
       length: batches in a chunk.
@@ -195,7 +195,7 @@ def gather(images: data.Column, index_KxB: NDArray[Any], mesh: jax.sharding.Mesh
 def training_feed(
     config: Any, train: data.Split, total_steps: int, mesh: jax.sharding.Mesh, start: int
 ) -> Iterator[Callable[[int], tuple[Any, int]]]:
-    """Yields feed(step) -> (what the compiled steps take as `train`, steps they may take with it).
+    """Yields feed(step) -> (`train` for the compiled steps, number of steps possible with it).
 
     Steps must not go back. A split on the device serves any step; of a streamed one the feed gives
     chunks.
@@ -231,16 +231,16 @@ def training_feed(
 def train_shapes(
     config: Any, train: data.Split, total_steps: int, mesh: jax.sharding.Mesh
 ) -> data.Split | data.Chunk:
-    """Shapes, with shardings, of what `training_feed` gives."""
-    everywhere = sharding.replicated(mesh)
+    """Shapes, with shardings, of the `train` that `training_feed` gives."""
+    replicated = sharding.replicated(mesh)
     if not data.is_streamed(train):
         return data.Split(
-            *(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere) for a in train)
+            *(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated) for a in train)
         )
     size = config.train.batch_size
     leading = (chunk_steps(train, size, total_steps), size)
     where = sharding.chunk_sharding(mesh)
     return data.Chunk(
-        jax.ShapeDtypeStruct((), np.int32, sharding=everywhere),
+        jax.ShapeDtypeStruct((), np.int32, sharding=replicated),
         *(jax.ShapeDtypeStruct(leading + a.shape[1:], a.dtype, sharding=where) for a in train),
     )

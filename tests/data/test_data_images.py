@@ -148,7 +148,7 @@ def test_one_bit_is_black_and_white():
     "values", [GREY.astype(np.float32), GREY.astype(np.int32)], ids=["float32", "int32"]
 )
 def test_values_without_a_known_range_are_refused(values, request):
-    with pytest.raises(data.DataError, match=r"x\.tiff: .*float32|int32.*which of them is white"):
+    with pytest.raises(data.DataError, match=r"x\.tiff: .*float32|int32.*which value is white"):
         images.decode(encoded(values, "TIFF"), where="x.tiff")
 
 

@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 _VALIDATION = ("val", "valid", "validation")
 LAYOUT = "train/CLASS/*, test/CLASS/* and, if there is a validation split, val/CLASS/*"
-# What Windows hides, beside the names that begin with a dot.
+# Files that Windows hides, beside the names that begin with a dot.
 _HIDDEN = frozenset({"thumbs.db", "desktop.ini"})
-# Files that a thread takes at a time. Part of the keys of what is kept.
+# Files that a thread takes at a time. The keys of the cache depend on it.
 _CHUNK = 256
 _MOST_SIZES = 4  # that a message lists
 _RESIZE = "Set data.size, the height and width that all are resized to"
@@ -172,7 +172,7 @@ class FolderRecords:
 
 
 class _Key:
-    """Under what the decoded images of a folder are kept: a digest of all its files' contents.
+    """The cache key of a folder's decoded images: a digest of the contents of all its files.
 
     The files are read for it, once, when it is first asked for. With labels and order it decides
     the arrays, together with `size`, `channels` and the version of Pillow.

@@ -71,7 +71,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def holds_idx(folder: pathlib.Path) -> bool:
-    """Whether the folder has at least one of the four files, so that IDX is what was meant."""
+    """Whether the folder has at least one of the four files, so that IDX was meant."""
     return any(os.path.lexists(_find(folder, name)) for name in _FILES)
 
 
@@ -120,7 +120,7 @@ def _split(
         )
         raise dataset.DataError(
             f"{path}: {found} axes where {axes} are expected. The files may have been exchanged: "
-            f"compare them with those of {URL}"
+            f"compare them with the files of {URL}"
         )
     if 0 in images.shape[1:]:
         raise dataset.DataError(

@@ -136,8 +136,8 @@ def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     """The image, with 16-bit values scaled: 65535 becomes 255."""
     if image.mode == "F" or (image.mode == "I" and image.format not in _SCALED):
         raise ValueError(
-            f"its values are of type {'float32' if image.mode == 'F' else 'int32'}, and which of "
-            "them is white is not said; save the set as an .npz file of scaled values"
+            f"its values are of type {'float32' if image.mode == 'F' else 'int32'}, and the file "
+            "does not say which value is white; save the set as an .npz file of scaled values"
         )
     if not image.mode.startswith("I"):
         return image

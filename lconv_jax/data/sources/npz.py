@@ -120,8 +120,8 @@ def _validation(path: pathlib.Path, found: dict[str, Any], names: _Names) -> lis
     if half or len(there) > 1:
         held = sorted(found.keys() & {name for split in there for name in names.of(split)})
         raise dataset.DataError(
-            f"{path}: of a validation split it holds {' '.join(held)}; two arrays, such as "
-            f"{' '.join(names.of('val'))}, or none are needed"
+            f"{path}: the validation split has the arrays {' '.join(held)}; it needs two arrays, "
+            f"such as {' '.join(names.of('val'))}, or no array at all"
         )
     return there
 
@@ -136,7 +136,7 @@ def _class_names(
     if member.dtype.kind != "U" or len(member.shape) != 1:
         raise dataset.DataError(
             f"{path}: class_names has type {member.dtype} and shape {member.shape}; it must be "
-            "text, one for each class. Save numpy.array([...], str), or leave it out"
+            "text, one name per class. Save numpy.array([...], str), or leave it out"
         )
     return tuple(member.read().tolist())
 
@@ -287,7 +287,7 @@ def check_class_names(where: Any, class_names: Sequence[str], num_classes: int) 
     if class_names and len(class_names) != num_classes:
         raise dataset.DataError(
             f"{where}: there are {len(class_names)} class_names for {num_classes} classes. Give "
-            "one for each, in the order of the labels, or none"
+            "one name per class, in the order of the labels, or no names"
         )
 
 
@@ -297,5 +297,6 @@ def check_classes(path: Any, name: str, labels: np.ndarray, num_classes: int) ->
         first = int(np.flatnonzero(present != np.arange(len(present)))[0])
         raise dataset.DataError(
             f"{path}: {name}: the largest label is {num_classes - 1}, but class {first} has no "
-            "example. Labels must be 0 … classes − 1, each with a training example: renumber them"
+            "example. Labels must be 0 … classes − 1, and every class needs a training example: "
+            "renumber them"
         )

@@ -246,7 +246,7 @@ def _examples(found: dict[str, Any], hidden: Teacher, stream: int, count: int) -
     half = count // 2
     signals, labels, numbers = [], [], np.zeros(2, np.int64)
     for block, above in _labelled(found, hidden, stream):
-        # The how-manieth of its class each signal is.
+        # The rank of each signal among the signals of its class, from 1.
         rank = np.where(above, np.cumsum(above), np.cumsum(~above)) + numbers[above.astype(int)]
         kept = rank <= half
         signals.append(block[kept])

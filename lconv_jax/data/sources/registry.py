@@ -35,7 +35,7 @@ MADE: dict[str, str] = {
 # Written by `python -m lconv_jax.data.make_small`.
 SMALL_PATH = pathlib.Path(__file__).parent.with_name("fashion_mnist_small.npz")
 
-# What stands as the name in the configuration of a run whose data a program gave.
+# The data set's name in the configuration of a run whose data a program gave.
 GIVEN = "given"
 
 
@@ -56,8 +56,8 @@ def read(
             return folder.read_folder(path, size=size, channels=channels)
         if size or channels:
             raise dataset.DataError(
-                f"data.size = {size}, data.channels = {channels}: they are for folders of images, "
-                f"and {name} is none; set both to 0"
+                f"data.size = {size}, data.channels = {channels}: these keys are for folders of "
+                f"images, and {name} is no such folder; set both to 0"
             )
         return _read(name, data_dir)
 
@@ -83,9 +83,9 @@ def _is_folder(name: str, path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def unforeseen(name: str) -> Iterator[None]:
-    """Says what a reader did not foresee as a DataError too, with what was raised as its cause.
+    """Turns errors that a reader did not foresee into a DataError, with the error as its cause.
 
-    Readers guard what they parse themselves (`files.reading`), and say more.
+    Readers guard their own parsing (`files.reading`), with more specific messages.
     """
     with files.reading(
         f"data.name = {name!r}",

@@ -1,8 +1,8 @@
 """Image classification sets that TensorFlow Datasets has prepared, read without TensorFlow.
 
 A set is prepared once, by `python -m lconv_jax.data.prepare NAME`, which needs TensorFlow. Its
-ArrayRecord files are then read at random places, and its images decoded by Pillow. What is made
-here are streamed splits: `lconv_jax.data.load` reads them whole where they fit.
+ArrayRecord files are then read at random places, and its images decoded by Pillow. This module
+makes streamed splits; `lconv_jax.data.load` reads them as a whole where they fit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FEATURES_FILE = "features.json"
 _CLASS_KEYS = frozenset({"pythonClassName", "python_class_name", "type"})
 _OWN_CLASS = re.compile(r"tensorflow_datasets(\.[A-Za-z]\w*)+", re.ASCII)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What TFDS stores. Of others Pillow hands some to programs.
+# The formats of TFDS. Pillow passes some other formats to external programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 
 
@@ -121,7 +121,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, others: Sequence[st
     if base not in known:
         close = difflib.get_close_matches(base, [*others, *known], 3)
         raise NotPreparedError(
-            f"data.name = {name!r}: nothing of this name in {where}, and TFDS knows none"
+            f"data.name = {name!r}: there is no such set in {where}, and TFDS knows no such name"
             + (f"; similar: {', '.join(close)}" if close else ""),
             "Correct the name, or give the path of an .npz file or of a folder of images "
             "(train/CLASS/*, test/CLASS/*)",
@@ -188,7 +188,7 @@ def _check_classes(path: pathlib.Path, text: str) -> None:
             if key in _CLASS_KEYS and not _OWN_CLASS.fullmatch(value):
                 raise dataset.DataError(
                     f"{path}: names the class {value!r}, whose code would be run; only classes of "
-                    "tensorflow_datasets are accepted. Save what you want to learn as an .npz file"
+                    "tensorflow_datasets are accepted. Save images and labels as an .npz file"
                 )
             # Features may be described by JSON within JSON.
             if "{" in value:
@@ -242,7 +242,7 @@ def _check_features(builder: Any, name: str) -> tuple[int, int]:
         kinds = ", ".join(f"{key}: {type(found[key]).__name__}" for key in sorted(found))
         raise dataset.DataError(
             f"{builder.data_dir}: {name} has the features {kinds}; 'image' (an Image) and 'label' "
-            "(a ClassLabel) are needed. Save what you want to learn as an .npz file"
+            "(a ClassLabel) are needed. Save images and labels as an .npz file"
         )
     if image.np_dtype != np.uint8 or image.shape[-1] not in _MODES:
         raise dataset.DataError(

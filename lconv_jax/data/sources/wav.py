@@ -1,8 +1,9 @@
-"""WAV files: what their headers state is checked against what is there, then SciPy decodes.
+"""WAV files: sizes in headers are checked against the file's contents, then SciPy decodes.
 
-A file is chunks of a name, a size and so many bytes; of them "fmt " says what the samples are, and
-"data" has them. A program that writes to a pipe cannot know the sizes, and states 0xFFFFFFFF: such
-a chunk goes on to the end of the file. RF64 is the same with sizes of 64 bits in a chunk "ds64".
+A file is a sequence of chunks: a name, a size and bytes. The chunk "fmt " describes the samples,
+and the chunk "data" holds them. A program that writes to a pipe cannot know the sizes, and states
+0xFFFFFFFF: such a chunk goes on to the end of the file. RF64 is the same with sizes of 64 bits in a
+chunk "ds64".
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _content(raw: bytes) -> _Content:
 
 def _require_there(what: str, stated: int, there: int) -> None:
     if stated > there:
-        raise ValueError(f"{what} should have {stated} bytes, of which {there} are there")
+        raise ValueError(f"{what} should have {stated} bytes, and {there} are there")
 
 
 def _decoded(order: str, form: bytes, samples: bytes) -> tuple[int, NDArray[Any]]:

@@ -4,9 +4,9 @@
     words:diacritics=0,examples=8000,seed=3   others
 
 A word list is a text file with one word a line, and a class: UTF-8, UTF-16 or 32 with a byte order
-mark, or else Latin-1; compressed by gzip or not. What is no part of the word is left out: blanks at
-the ends, a count before or behind the word, what follows a tab, comma or semicolon, and the flags
-of spelling checkers (`word/FLAGS`).
+mark, or else Latin-1; compressed by gzip or not. These parts of a line are removed: blanks at
+the ends, a count before or behind the word, text after a tab, comma or semicolon, and the flags of
+spelling checkers (`word/FLAGS`).
 
 Without `data_dir` the lists are Debian's, in /usr/share/dict: packages wamerican (or wbritish),
 wfrench, wngerman, witalian, wspanish, wportuguese, wdutch and wpolish, those that are there. With
@@ -15,10 +15,10 @@ is its language. Each of Debian's lists has a licence of its own (/usr/share/doc
 nothing of them is in this package. Fewer than two lists raise a DataError that names these
 packages.
 
-Words are lower-cased, and only those of letters alone are used, of a length in
-shortest … longest. A word that two of the languages have is left out, and so is one with a letter
-that makes up less than 1/2000 of every language's text. What is left is sampled, evenly over each
-list, the same number for each language.
+Words are lower-cased, and only those of letters alone are used, of a length in shortest … longest.
+A word that two of the languages have is left out, and so is one with a letter that makes up less
+than 1/2000 of every language's text. The remaining words are sampled, evenly over each list, with
+the same number for each language.
 
 Training and test words have no stem in common, where a word's stem is its first `stem` letters, or
 all of it if it is shorter: most inflected forms of a word, and cognates, lie on one side. Not
