@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import common, pillow_operations
 from lconv_jax import data
-from lconv_jax.data import operations, policies
+from lconv_jax.data.augmentation import operations, policies
 
 SHAPES = {"28 × 28 × 1": (28, 28, 1), "32 × 32 × 3": (32, 32, 3)}
 _HELD: list[Any] = []  # what a process for Pillow works on

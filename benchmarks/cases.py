@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, models, programs
+from lconv_jax import data, models
+from lconv_jax.training.setup import Setup, prepare
 
 CLASSES = 10
 SMALL, COLOUR = (28, 28, 1), (32, 32, 3)
@@ -57,9 +58,7 @@ CASES = {
 }
 
 
-def make_experiment(
-    case: Case, *, dtype: str = "float32", augment: bool = True
-) -> programs.Experiment:
+def make_experiment(case: Case, *, dtype: str = "float32", augment: bool = True) -> Setup:
     """The case on random images, with all that a training step can contain.
 
     The labels are random too: there is nothing to learn, and what a step costs does not depend on
@@ -72,7 +71,7 @@ def make_experiment(
     config.optimizer.learning_rate = 0.05
     config.optimizer.l1.conv = config.optimizer.l1.fc = 1e-5
     config.train.batch_size = case.batch
-    return programs.prepare(config, random_images(case))
+    return prepare(config, random_images(case))
 
 
 def random_images(case: Case) -> data.Dataset:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import cases, common
-from lconv_jax import programs
+from lconv_jax.training import programs
 
 
 def measure(case: cases.Case, dtype: str) -> dict[str, Any]:

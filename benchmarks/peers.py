@@ -31,7 +31,8 @@ import torch
 
 from benchmarks import cases, common, torch_models
 from benchmarks.step import Stepper
-from lconv_jax import programs, steps
+from lconv_jax.training import inputs, programs, rng
+from lconv_jax.training.setup import Setup
 
 MODELS = tuple(name for name, case in cases.CASES.items() if not case.gpu_only)
 CHECKED_STEPS = 3
@@ -49,9 +50,7 @@ def peer_case(name: str, toy: bool) -> cases.Case:
 class TorchTrainer:
     """The training of an experiment in PyTorch, from its initial state."""
 
-    def __init__(
-        self, case: cases.Case, experiment: programs.Experiment, *, compiled: bool, multiply: bool
-    ):
+    def __init__(self, case: cases.Case, experiment: Setup, *, compiled: bool, multiply: bool):
         torch.set_num_threads(common.cores())
         config, plan = experiment.config, experiment.plan
         self.params = torch_models.from_jax(case, programs.initial_state(experiment).params)
@@ -66,7 +65,7 @@ class TorchTrainer:
         padded = np.pad(images.reshape(count, channels, -1), ((0, 0), (0, 0), (0, 1)))
         self.images = torch.tensor(padded)
         self.labels = torch.tensor(np.asarray(train_set.labels, np.int64))
-        key = steps.key_for(config.seed, steps.ORDER, 0)
+        key = rng.key_for(config.seed, rng.ORDER, 0)
         order = np.asarray(jax.random.permutation(key, count)).reshape(case.steps, case.batch)
         self.order = torch.tensor(order.astype(np.int64))
         self.draws = torch.tensor(_draws(case, config))
@@ -124,8 +123,8 @@ def _draws(case: cases.Case, config: Any) -> np.ndarray:
     numbers = jnp.broadcast_to(numbers, (case.batch, height, width, 1))
     draws = []
     for step in range(case.steps):
-        key = steps.key_for(config.seed, steps.AUGMENT, step)
-        moved = np.asarray(steps.make_augment(config)(key, numbers)).astype(np.int64)
+        key = rng.key_for(config.seed, rng.AUGMENT, step)
+        moved = np.asarray(inputs.make_augment(config)(key, numbers)).astype(np.int64)
         came_from, next_from = moved[:, middle, column, 0], moved[:, middle, column + 1, 0]
         flip = next_from < came_from
         unshifted = np.where(flip, width - 1 - column, column)

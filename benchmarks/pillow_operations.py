@@ -1,4 +1,4 @@
-"""Each operation of `lconv_jax.data.operations` on one image, by Pillow itself. No JAX is needed.
+"""Each operation of `augmentation.operations` on one image, by Pillow itself. No JAX is needed.
 
 The tests compare with it, and `benchmarks.autoaugment` takes its time.
 """

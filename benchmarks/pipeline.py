@@ -30,7 +30,11 @@ from jax import lax
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import data, programs, sharding, steps, stream
+from lconv_jax import data
+from lconv_jax.parallel import sharding
+from lconv_jax.training import programs, rng, streaming
+from lconv_jax.training.inputs import make_augment, make_preprocess
+from lconv_jax.training.setup import prepare
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
 EXAMPLES, CLASSES, CROP = 10_000, 10, 4
@@ -84,18 +88,18 @@ def input_program(
     config: Any, shape: tuple[int, ...], augment: Any, count: int
 ) -> Callable[..., jax.Array]:
     """The compiled (train) -> last batch of `count` steps' inputs, made one after another."""
-    size, arrange = config.train.batch_size, steps.make_arrange(config, shape)
+    size, preprocess = config.train.batch_size, make_preprocess(config, shape)
     per_epoch = EXAMPLES // size
 
     @jax.jit
     def run(train_split: data.Split) -> jax.Array:
         def epoch(number: Any, inputs: jax.Array) -> jax.Array:
-            order = steps.epoch_order(config.seed, number, EXAMPLES)
+            order = rng.epoch_order(config.seed, number, EXAMPLES)
 
             def step(index: Any, inputs: jax.Array) -> jax.Array:
                 chosen = lax.dynamic_slice(order, (index * size,), (size,))
-                key = steps.key_for(config.seed, steps.AUGMENT, number * per_epoch + index)
-                return arrange(augment(key, train_split.images[chosen]))
+                key = rng.key_for(config.seed, rng.AUGMENT, number * per_epoch + index)
+                return preprocess(augment(key, train_split.images[chosen]))
 
             left = count - number * per_epoch
             return lax.fori_loop(0, jnp.minimum(left, per_epoch), step, inputs)
@@ -107,8 +111,8 @@ def input_program(
 
 
 def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable[[], Any]:
-    """The function that takes `count` training steps from step 0, as `lconv_jax.train` does."""
-    experiment = programs.prepare(config, dataset)
+    """The function that takes `count` training steps from step 0, as a run does."""
+    experiment = prepare(config, dataset)
     plan, mesh = experiment.plan, experiment.mesh
     run_steps = programs.compile_train_steps(experiment)
     states = [programs.initial_state(experiment)]
@@ -119,7 +123,7 @@ def training_program(config: Any, dataset: data.Dataset, count: int) -> Callable
     def run() -> Any:
         state = dataclasses.replace(states[0], step=jnp.zeros((), jnp.int32))
         step, rows = 0, None
-        with stream.training_feed(config, split, plan.total_steps, mesh, 0) as feed:
+        with streaming.training_feed(config, split, plan.total_steps, mesh, 0) as feed:
             while step < count:
                 batches, most = feed(step)
                 to_epoch_end = plan.steps_per_epoch - step % plan.steps_per_epoch
@@ -137,11 +141,11 @@ def reading_program(config: Any, split: data.Split, count: int) -> Callable[[], 
     """The function that reads the batches of `count` steps onto the device, and no more."""
     mesh, size = sharding.make_mesh(), config.train.batch_size
     rows = sharding.local_rows(mesh, size)
-    length = stream.chunk_steps(split, size, count)
+    length = streaming.chunk_steps(split, size, count)
 
     def run() -> Any:
-        batches = stream.training_batches(split, config.seed, size, count, rows)
-        with stream.prefetched(batches, mesh, size, length) as chunks:
+        batches = streaming.training_batches(split, config.seed, size, count, rows)
+        with streaming.prefetched(batches, mesh, size, length) as chunks:
             return [jax.block_until_ready(chunk.labels) for chunk in chunks]
 
     return run
@@ -164,8 +168,8 @@ def measure(
     )
     from_disk = prepare_tfds(splits, folder)
     resident = jax.device_put(in_memory.train)
-    inputs = {"input alone": steps.make_augment(config)}
-    inputs |= {f"input, {way.__name__.replace('_', ' ')}": way for way in WAYS if args.ways}
+    ways = {"input alone": make_augment(config)}
+    ways |= {f"input, {way.__name__.replace('_', ' ')}": way for way in WAYS if args.ways}
 
     def making(augment: Any) -> Callable[[], Any]:
         run = input_program(config, shape, augment, args.steps)
@@ -173,7 +177,7 @@ def measure(
 
     timed = {
         STEP: training_program(config, in_memory, args.steps),
-        **{name: making(augment) for name, augment in inputs.items()},
+        **{name: making(augment) for name, augment in ways.items()},
         f"{STEP}, streamed from memory": training_program(config, from_host, args.steps),
         f"{STEP}, streamed from disk": training_program(config, from_disk, args.steps),
         "reading alone, from memory": reading_program(config, from_host.train, args.steps),

@@ -29,7 +29,9 @@ import numpy as np
 
 from benchmarks import collectives, common
 from lconv_jax import config as config_lib
-from lconv_jax import data, models, programs
+from lconv_jax import data, models
+from lconv_jax.training import programs
+from lconv_jax.training.setup import prepare
 
 IMAGE_SHAPE, EXAMPLES = (32, 32, 3), 50_000
 # (data, model, batch): the batch of the paper on one and on eight devices; on 256 also a large one.
@@ -52,7 +54,7 @@ def make_experiment(alpha: int, data_devices: int, model_devices: int, batch: in
     split = data.Split(images, np.zeros(EXAMPLES, np.int32))
     empty = data.Split(images[:0], split.labels[:0])
     dataset = data.Dataset("none", 10, split, empty, split)
-    return programs.prepare(config, dataset, must_fit=False)
+    return prepare(config, dataset, must_fit=False)
 
 
 def measure(alpha: int, data_devices: int, model_devices: int, batch: int) -> dict[str, Any]:

@@ -28,8 +28,11 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import metrics, programs, shrink, train
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
+from lconv_jax.rundir import metrics
+from lconv_jax.training import loop, programs, shrinking
+from lconv_jax.training.setup import prepare
+from lconv_jax.training.shrinker import Shrinker
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -53,7 +56,7 @@ def get_config(args: Any, how: str, seed: int) -> Any:
 def run(args: Any, how: str, seed: int, runs_dir: str) -> dict[str, Any]:
     """Trains once; the curves and the end of the run."""
     config, workdir = get_config(args, how, seed), os.path.join(runs_dir, f"{how}-seed{seed}")
-    summary = train.train_and_evaluate(config, workdir)
+    summary = loop.train_and_evaluate(config, workdir)
     lines = metrics.read_metrics(workdir)
     at, rate = metrics.column(lines, "time/examples_per_second")
     per_epoch = at[0]
@@ -84,25 +87,27 @@ def run(args: Any, how: str, seed: int, runs_dir: str) -> dict[str, Any]:
 def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     """How far losses part after the first shrink, step by step: mean |difference| of the loss."""
     config = get_config(args, "exact", seed)
-    whole = programs.prepare(config)
+    whole = prepare(config)
     split = jax.device_put(whole.dataset.train)
     count = jnp.int32(whole.plan.steps_per_epoch)
     advance = programs.compile_train_steps(whole)
     state, keep = programs.initial_state(whole), None
     for _ in range(config.train.epochs - epochs):
         state, _ = advance(state, split, count)
-        if (keep := programs.smaller(whole, state, split)) is not None:
+        if (keep := Shrinker(whole).choose(state, split)) is not None:
             break
     if keep is None:
         return None
     rng = np.random.default_rng(seed)
-    hidden = shrink.hidden_layers(whole.model, whole.dataset.image_shape)
+    hidden = shrinking.hidden_layers(whole.model, whole.dataset.image_shape)
     shuffled = {layer.name: rng.permutation(layer.units) for layer in hidden}
 
     def losses(keep: dict[str, NDArray[np.int64]] | None) -> NDArray[Any]:
         there, now = whole, jax.tree.map(jnp.copy, state)
         if keep is not None:
-            there, now = programs.restricted(whole, now, keep)
+            shrinker = Shrinker(whole)
+            now = shrinker.restrict(now, keep)
+            there = shrinker.current
         go, found = programs.compile_train_steps(there), []
         for _ in range(epochs):
             now, rows = go(now, split, count)

@@ -31,9 +31,11 @@ from jax.experimental import sparse
 from numpy.typing import NDArray
 
 from benchmarks import common
-from lconv_jax import programs, steps
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.workdir import CHECKPOINTS, read_config
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.workdir import CHECKPOINTS, read_config
+from lconv_jax.training import rng
+from lconv_jax.training.setup import prepare
+from lconv_jax.training.shrinker import Shrinker
 
 
 def gradient_of_outputs(experiment: Any, state: Any, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -75,9 +77,9 @@ def measure(experiment: Any, state: Any, rounds: int) -> dict[str, Any]:
     """One checkpoint's times and shares."""
     config, size = experiment.config, experiment.config.train.batch_size
     split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:size]), experiment.dataset.train)
-    key = steps.key_for(config.seed, steps.AUGMENT, int(state.step))
-    arrange = steps.make_arrange(config, experiment.dataset.image_shape)
-    x = arrange(steps.make_augment(config)(key, split.images))
+    key = rng.key_for(config.seed, rng.AUGMENT, int(state.step))
+    augment, preprocess = experiment.inputs
+    x = preprocess(augment(key, split.images))
     x_BxI = x.reshape(size, -1)
     kernel = state.params["conv1"]["kernel"]
     index, weights = (jnp.asarray(part) for part in padded_support(np.asarray(kernel)))
@@ -129,13 +131,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = common.parse(__doc__, argv, name="sparse_layer", rounds=15, add=add)
     logging.set_verbosity(logging.WARNING)
     try:
-        experiment = programs.prepare(read_config(args.run_dir))
+        experiment = prepare(read_config(args.run_dir))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     checkpoints = Checkpoints(os.path.join(args.run_dir, CHECKPOINTS))
     rows = {}
     for step in checkpoints.steps()[: 1 if args.toy else None]:
-        state = checkpoints.restore_step(step, programs.stored_shapes(experiment))
+        state = checkpoints.restore_step(step, Shrinker(experiment).stored_shapes)
         rows[f"step {step:,}"] = measure(experiment, state, args.rounds)
     result = common.result_of(args, rows)
     common.show("A sparse first layer", rows, result["machine"])

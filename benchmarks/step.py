@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import cases, common
-from lconv_jax import programs
+from lconv_jax.training import programs
 
 NOT_RUN = "not run: no GPU at hand"
 

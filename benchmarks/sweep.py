@@ -24,8 +24,9 @@ from absl import logging
 
 from benchmarks import common
 from lconv_jax import config as config_lib
-from lconv_jax import programs, together
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
+from lconv_jax.training import lanes, programs
+from lconv_jax.training.setup import Setup, prepare
 
 _SMALL = {"data.name": "fashion_mnist_small", "data.validation": 2000, "data.crop": 3}
 _DIGITS = {"data.name": "digits", "data.validation": 200, "data.crop": 1, "train.batch_size": 128}
@@ -38,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def experiments_of(changes: dict[str, Any], count: int) -> list[programs.Experiment]:
+def experiments_of(changes: dict[str, Any], count: int) -> list[Setup]:
     """`count` settings that one program trains."""
     base = {
         "optimizer.learning_rate": 0.5,
@@ -48,8 +49,7 @@ def experiments_of(changes: dict[str, Any], count: int) -> list[programs.Experim
     }
     config = with_overrides(config_lib.base_config(), base | changes)
     return [
-        programs.prepare(with_overrides(config, {"optimizer.beta": 5.0 * index}))
-        for index in range(count)
+        prepare(with_overrides(config, {"optimizer.beta": 5.0 * index})) for index in range(count)
     ]
 
 
@@ -58,30 +58,30 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     count = args.together
     experiments = experiments_of(changes, count)
     config, plan = experiments[0].config, experiments[0].plan
-    whole = together.undivided(config)
+    whole = lanes.load_whole(config)
     split = jax.device_put(whole.train)
     own_split = jax.device_put(experiments[0].dataset.train)
     steps = jnp.int32(plan.steps_per_epoch)
     begun = time.perf_counter()
-    all_ = together.compile_together(experiments, whole)
+    all_ = lanes.compile_together(experiments, whole)
     compile_seconds = time.perf_counter() - begun
-    one = together.compile_together(experiments[:1], whole)
+    one = lanes.compile_together(experiments[:1], whole)
     lone = programs.compile_train_steps(experiments[0])
     alone = [programs.initial_state(experiment) for experiment in experiments]
-    lanes = jax.device_put(together.make_lanes(experiments, whole))
+    differing = jax.device_put(lanes.make_lanes(experiments, whole))
     states: dict[str, Any] = {
         "together": jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone),
         "in turn": [jax.tree.map(lambda leaf: leaf[None].copy(), state) for state in alone],
         "lone": alone,
     }
     first_lanes = [
-        jax.tree.map(lambda leaf, index=index: leaf[index : index + 1], lanes)
+        jax.tree.map(lambda leaf, index=index: leaf[index : index + 1], differing)
         for index in range(count)
     ]
 
     def advance(how: str) -> None:
         if how == "together":
-            states[how], rows = all_(states[how], lanes, split, steps)
+            states[how], rows = all_(states[how], differing, split, steps)
         elif how == "in turn":
             for index, lane in enumerate(first_lanes):
                 states[how][index], rows = one(states[how][index], lane, split, steps)
@@ -97,7 +97,7 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
         "step of all, ms": 1e3 * times.median("together") / plan.steps_per_epoch,
         "in turn / together": times.ratio("in turn", "together"),
         "lone / together": times.ratio("lone", "together"),
-        "MiB": together.bytes_needed(all_) / 2**20,
+        "MiB": lanes.bytes_needed(all_) / 2**20,
         "compile s": compile_seconds,
     }
     if args.whole:
@@ -111,14 +111,14 @@ def measure(changes: dict[str, Any], args: Any) -> dict[str, Any]:
     return result
 
 
-def _whole_runs(experiments: list[programs.Experiment], how: str, program: Any, whole: Any) -> None:
+def _whole_runs(experiments: list[Setup], how: str, program: Any, whole: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [
-            together.Run(experiment, os.path.join(folder, str(index)))
+            lanes.Run(experiment, os.path.join(folder, str(index)))
             for index, experiment in enumerate(experiments)
         ]
         for chunk in [runs] if how == "together" else [[run] for run in runs]:
-            together.train_together(chunk, whole, program)
+            lanes.train_together(chunk, whole, program)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

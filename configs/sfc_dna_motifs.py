@@ -6,7 +6,7 @@ SGD instead: --config=configs/sfc_dna_motifs.py:sgd
 
 On two cores beside other work: 20 to 40 seconds; five seeds: test accuracy 93.9 % ± 0.3 % at 4.9 %
 density, SGD 94.2 % ± 0.3 %. The best possible classifier, which knows the motifs, has 97.4 %
-(`lconv_jax.data.dna_motifs.bayes_accuracy`), and counting the bases gives 23 %, chance being 25 %.
+(`data.sources.dna_motifs.bayes_accuracy`), and counting the bases gives 23 %, chance being 25 %.
 With data.crop = 4: 94.6 % ± 0.4 % and 95.8 % ± 0.1 %.
 """
 

@@ -7,7 +7,7 @@ SGD instead: --config=configs/sfc_words.py:sgd
 Needs Debian's eight word lists, or others in --config.data.data_dir (docs/other_data.md). On two
 cores: half a minute, beside other work up to a minute; five seeds: test accuracy 74.2 % ± 0.7 %
 at 7.7 % density, SGD 76.3 % ± 0.8 %, and letters counted without their order 47.7 %
-(`lconv_jax.data.words.unigram_baseline`). With half of both l1, one seed: 76.0 % at 22.6 %.
+(`lconv_jax.data.sources.words.unigram_baseline`). With half of both l1, one seed: 76.0 % at 22.6 %.
 """
 
 from lconv_jax import config as config_lib

@@ -1,5 +1,9 @@
 """Learning convolutions from scratch with β-lasso, and pricing what was learned in bits."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from lconv_jax.optim import (
     add_l1_subgradient,
     beta_lasso,
@@ -9,11 +13,24 @@ from lconv_jax.optim import (
     soft_threshold,
 )
 
+if TYPE_CHECKING:
+    from lconv_jax.training.reading import load_run
+
 __all__ = [
     "add_l1_subgradient",
     "beta_lasso",
     "hard_threshold",
     "layer_labels",
+    "load_run",
     "rescale_l1",
     "soft_threshold",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: it needs data and models, and the transformations do not.
+    if name == "load_run":
+        from lconv_jax.training.reading import load_run
+
+        return load_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The configuration of a run: every key's default, type, range and meaning in one place.
+"""The configuration of a run: each key's default, type, range and meaning.
 
 A key that is added later has a default that does what was done before, so that runs from before
 can be continued and read.
@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from flax import traverse_util
 
-from lconv_jax import data, models, places
-from lconv_jax.data import policies, sources
+from lconv_jax import data, models
+from lconv_jax.data.augmentation import policies
+from lconv_jax.data.sources import images, registry
 from lconv_jax.errors import ConfigError
+from lconv_jax.host import places
 from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
@@ -34,132 +37,149 @@ _LEAST, _MOST = 1e-30, 1e30
 _MOST_INTEGER = 2**31 - 1
 
 
+class Rule(NamedTuple):
+    """Which values of its type a key accepts, in words and as a predicate."""
+
+    accepts: str
+    check: Callable[[Any], bool]
+
+
 class Key(NamedTuple):
     """One configuration key. Its type is the type of its default."""
 
     default: Any
-    accepts: str
-    check: Callable[[Any], bool]
+    rule: Rule
     meaning: str
 
-
-def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
-    return f"≥ {low:g}", lambda value: value >= low
-
-
-def _one_of(choices: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
-    return "one of " + ", ".join(choices), lambda value: value in choices
+    @property
+    def accepts(self) -> str:
+        """The values that it accepts, in words."""
+        return self.rule.accepts
 
 
-_ANY: tuple[str, Callable[[Any], bool]] = "any", lambda value: True
-_FRACTION: tuple[str, Callable[[Any], bool]] = (
-    "in [0, 1)",
-    lambda value: value >= 0 and bool(np.float32(value) < 1),
-)
-_POSITIVE: tuple[str, Callable[[Any], bool]] = "> 0", lambda value: value > 0
-_SEED: tuple[str, Callable[[Any], bool]] = "0 … 2³² − 1", lambda value: 0 <= value < 2**32
-_DEVICES: tuple[str, Callable[[Any], bool]] = "≥ 1, or −1 for all", lambda v: v >= 1 or v == -1
+def _at_least(low: float) -> Rule:
+    return Rule(f"≥ {low:g}", lambda value: value >= low)
+
+
+def _one_of(choices: tuple[str, ...]) -> Rule:
+    return Rule("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+_ANY = Rule("any", lambda value: True)
+_FRACTION = Rule("in [0, 1)", lambda value: value >= 0 and bool(np.float32(value) < 1))
+_POSITIVE = Rule("> 0", lambda value: value > 0)
+_SEED = Rule("0 … 2³² − 1", lambda value: 0 <= value < 2**32)
+_DEVICES = Rule("≥ 1, or −1 for all", lambda value: value >= 1 or value == -1)
 
 KEYS: dict[str, Key] = {
-    "seed": Key(0, *_SEED, "every random number of the run follows from it"),
+    "seed": Key(0, _SEED, "every random number of the run follows from it"),
     "data.name": Key(
         "fashion_mnist_small",
-        *("a data set's name", lambda value: bool(value)),
-        f"fashion_mnist_small, fashion_mnist, digits; {', '.join(sources.MADE)}, with options "
-        "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, or a path "
-        "that ends in .npz",
+        Rule("a data set's name", lambda value: bool(value)),
+        f"fashion_mnist_small, fashion_mnist, digits; {', '.join(registry.MADE)}, with options "
+        "behind a colon (see other_data.md); a TFDS name, the folder of a prepared set, a folder "
+        "of images, or a path that ends in .npz",
     ),
-    "data.data_dir": Key("", *_ANY, "folder of the data; empty: the source's own default"),
+    "data.data_dir": Key("", _ANY, "folder of the data; empty: the source's own default"),
+    "data.size": Key(
+        0,
+        Rule(f"0 … {images.MOST_SIZE}", lambda value: 0 <= value <= images.MOST_SIZE),
+        "height and width that the images of a folder are resized to; 0: they have one size",
+    ),
+    "data.channels": Key(
+        0,
+        Rule("0, 1 or 3", lambda value: value in (0, *images.CHANNELS)),
+        "of the images of a folder; 0: 1 if all files are grey, else 3",
+    ),
     "data.stream": Key(
         "auto",
-        *_one_of(data.STREAM),
+        _one_of(data.STREAM),
         "read batches as they are needed, not the whole set onto the device; auto: if it is larger "
         "than data.device_limit_gib",
     ),
-    "data.device_limit_gib": Key(4.0, *_POSITIVE, "GiB of a device that the data may take"),
+    "data.device_limit_gib": Key(4.0, _POSITIVE, "GiB of a device that the data may take"),
     "data.examples": Key(
-        0, *_at_least(0), "training subset of this size, as many of each class as there are; 0: all"
+        0, _at_least(0), "training subset of this size, as many of each class as there are; 0: all"
     ),
-    "data.validation": Key(0, *_at_least(0), "training examples held out for validation"),
+    "data.validation": Key(0, _at_least(0), "training examples held out for validation"),
     "data.permute": Key(
         0,
-        *_SEED,
+        _SEED,
         "one permutation of the pixels for every image; 0: none, 1: one that follows from the "
         "run's seed, n ≥ 2: that of seed n, whatever the run's seed",
     ),
     "data.permute_first": Key(
-        False, *_ANY, "permute the stored image, before shift, flip and cutout, not after them"
+        False, _ANY, "permute the stored image, before shift, flip and cutout, not after them"
     ),
     "data.noise": Key(
         0.0,
-        *_at_least(0),
+        _at_least(0),
         "standard deviation of Gaussian noise on normalised training inputs, drawn anew at "
         "every step after the other augmentation",
     ),
     "data.augment": Key(
         "",
-        f"empty, or {policies.ACCEPTED}",
-        lambda value: True,  # `validate` says more
+        Rule(f"empty, or {policies.ACCEPTED}", lambda value: True),  # `validate` says more
         "augmentation policy, before crop, flip and cutout; a file may be given by its contents",
     ),
-    "data.crop": Key(0, *_at_least(0), "random shift by at most this many pixels, zero padding"),
-    "data.flip": Key(False, *_ANY, "random left-right flip"),
+    "data.crop": Key(0, _at_least(0), "random shift by at most this many pixels, zero padding"),
+    "data.flip": Key(False, _ANY, "random left-right flip"),
     "data.cutout": Key(
-        0, *_at_least(0), "side of the square set to data.cutout_fill at a random place"
+        0, _at_least(0), "side of the square set to data.cutout_fill at a random place"
     ),
     "data.cutout_fill": Key(
-        0, "0 … 255", lambda v: 0 <= v <= 255, "grey level of cutout's square, before scaling"
+        0, Rule("0 … 255", lambda v: 0 <= v <= 255), "grey level of cutout's square, before scaling"
     ),
-    "model.name": Key("s_fc", *_one_of(models.NAMES), "architecture"),
-    "model.alpha": Key(8, *_at_least(1), "base channels (three_fc: hidden units)"),
-    "model.dtype": Key("float32", *_one_of(DTYPES), "precision of the matrix products"),
-    "model.dropout": Key(0.0, *_FRACTION, "dropout rate before the last two dense layers"),
+    "model.name": Key("s_fc", _one_of(models.NAMES), "architecture"),
+    "model.alpha": Key(8, _at_least(1), "base channels (three_fc: hidden units)"),
+    "model.dtype": Key("float32", _one_of(DTYPES), "precision of the matrix products"),
+    "model.dropout": Key(0.0, _FRACTION, "dropout rate before the last two dense layers"),
     "model.kernel_size": Key(
-        3, "1 … 255", lambda value: 1 <= value <= 255, "side of resnet18's convolutions"
+        3, Rule("1 … 255", lambda value: 1 <= value <= 255), "side of resnet18's convolutions"
     ),
-    "optimizer.name": Key("beta_lasso", *_one_of(OPTIMIZERS), "training method"),
+    "optimizer.name": Key("beta_lasso", _one_of(OPTIMIZERS), "training method"),
     "optimizer.learning_rate": Key(
-        0.1, *_POSITIVE, "η at the start; a cosine takes it to 0 over the run"
+        0.1, _POSITIVE, "η at the start; a cosine takes it to 0 over the run"
     ),
-    "optimizer.l1.conv": Key(0.0, *_at_least(0), "λ of layers in a convolution's place (β-lasso)"),
-    "optimizer.l1.fc": Key(0.0, *_at_least(0), "λ of the other dense layers (β-lasso)"),
-    "optimizer.beta": Key(50.0, *_at_least(0), "β: weights below β·λ become zero (β-lasso)"),
-    "optimizer.momentum": Key(0.0, *_FRACTION, "momentum; 0: none"),
-    "optimizer.weight_decay": Key(0.0, *_at_least(0), "L2 decay of the weights"),
+    "optimizer.l1.conv": Key(0.0, _at_least(0), "λ of layers in a convolution's place (β-lasso)"),
+    "optimizer.l1.fc": Key(0.0, _at_least(0), "λ of the other dense layers (β-lasso)"),
+    "optimizer.beta": Key(50.0, _at_least(0), "β: weights below β·λ become zero (β-lasso)"),
+    "optimizer.momentum": Key(0.0, _FRACTION, "momentum; 0: none"),
+    "optimizer.weight_decay": Key(0.0, _at_least(0), "L2 decay of the weights"),
     "optimizer.reference_lr_sum": Key(
         0.0,
-        *_at_least(0),
+        _at_least(0),
         "if set, l1 and beta are meant for a run whose learning rates sum to this, and are "
         "rescaled to keep λ·Ση and β·λ",
     ),
-    "train.epochs": Key(300, *_at_least(1), "passes over the training set"),
-    "train.batch_size": Key(512, *_at_least(2), "examples per step, over all devices"),
+    "train.epochs": Key(300, _at_least(1), "passes over the training set"),
+    "train.batch_size": Key(512, _at_least(2), "examples per step, over all devices"),
     "train.shrink": Key(
         "none",
-        *_one_of(SHRINK),
+        _one_of(SHRINK),
         "leave out hidden units that are dead for good (exact), also those that are constant "
         "(frozen), or none",
     ),
-    "log.every_steps": Key(1, *_at_least(1), "metrics.jsonl gets every n-th training step"),
-    "log.eval_every_epochs": Key(10, *_at_least(1), "evaluate every n-th epoch, and at the end"),
+    "log.every_steps": Key(1, _at_least(1), "metrics.jsonl gets every n-th training step"),
+    "log.eval_every_epochs": Key(10, _at_least(1), "evaluate every n-th epoch, and at the end"),
     "log.test": Key(
         "always",
-        *_one_of(TEST),
+        _one_of(TEST),
         "evaluate the test set each time, once at the end, or never: what is chosen by validation "
         "never needs it",
     ),
     "log.describe_every_epochs": Key(
         0,
-        *_at_least(0),
+        _at_least(0),
         "describe the network as a file every n-th epoch, and at the end, and log its bits and "
         "bounds; 0: never",
     ),
-    "log.bits_per_value": Key(32, *_at_least(1), "b of the description-length estimate"),
-    "log.delta": Key(0.05, "in (0, 1)", lambda v: 0 < v < 1, "δ of the bounds"),
-    "checkpoint.every_epochs": Key(10, *_at_least(1), "save every n-th epoch, and at the end"),
-    "checkpoint.keep": Key(2, *_at_least(2), "checkpoints kept"),
-    "sharding.data": Key(-1, *_DEVICES, "devices the batch is split over"),
-    "sharding.model": Key(1, *_at_least(1), "devices the wide weight matrices are split over"),
+    "log.bits_per_value": Key(32, _at_least(1), "b of the description-length estimate"),
+    "log.delta": Key(0.05, Rule("in (0, 1)", lambda v: 0 < v < 1), "δ of the bounds"),
+    "checkpoint.every_epochs": Key(10, _at_least(1), "save every n-th epoch, and at the end"),
+    "checkpoint.keep": Key(2, _at_least(2), "checkpoints kept"),
+    "sharding.data": Key(-1, _DEVICES, "devices the batch is split over"),
+    "sharding.model": Key(1, _at_least(1), "devices the wide weight matrices are split over"),
 }
 
 # Keys that may differ between a run and its resumption: they do not change what is computed.
@@ -171,7 +191,7 @@ _FREE_KEYS = (
 
 
 def base_config() -> ml_collections.ConfigDict:
-    """A configuration with every key at its default."""
+    """A configuration with every key at its default; it takes no other keys."""
     return unflatten({name: key.default for name, key in KEYS.items()})
 
 
@@ -223,25 +243,21 @@ def paper_config(
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Iterator[tuple[str, Any]]:
     """The (dotted key, value) pairs of a nested configuration, in its order."""
-    for name, value in config.items():
-        if isinstance(value, (Mapping, ml_collections.ConfigDict)):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    nested = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    yield from traverse_util.flatten_dict(nested, sep=".").items()
 
 
 def unflatten(flat: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The configuration with these dotted keys."""
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, last = name.split(".")
-        place = nested
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[last] = value
-    return ml_collections.ConfigDict(nested)
+    """The configuration with these dotted keys, which takes no others."""
+    return ml_collections.ConfigDict(traverse_util.unflatten_dict(dict(flat), sep=".")).lock()
+
+
+def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of a configuration with dotted keys replaced."""
+    flat = dict(flatten(config)) | dict(overrides)
+    return unflatten(flat)
 
 
 def validate(config: Mapping[str, Any]) -> None:
@@ -276,9 +292,9 @@ def check_value(name: str, value: Any) -> None:
             raise ConfigError(f"{got} must be finite, {key.accepts}")
         if value and not _LEAST <= abs(value) <= _MOST:
             raise ConfigError(f"{got} must be of magnitude {_LEAST:g} … {_MOST:g}, {key.accepts}")
-    if not key.check(value):
+    if not key.rule.check(value):
         raise ConfigError(f"{got} must be {key.accepts}")
-    if kind is int and key.check is not _SEED[1] and value > _MOST_INTEGER:
+    if kind is int and key.rule is not _SEED and value > _MOST_INTEGER:
         raise ConfigError(f"{got} must be at most 2³¹ − 1, {key.accepts}")
     if kind is str and "\0" in value:
         raise ConfigError(f"{got} must have no zero byte")

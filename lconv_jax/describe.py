@@ -13,11 +13,15 @@ from typing import NamedTuple
 from absl import app, flags
 from rich import box, table
 
-from lconv_jax import certify, commands, data, distributed, mdl, places, programs
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.files import write_atomically
+from lconv_jax import data, mdl
+from lconv_jax.compression import certify
+from lconv_jax.host import places
+from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
-from lconv_jax.workdir import CHECKPOINTS, CONFIG_FILE, read_config
+from lconv_jax.parallel import distributed
+from lconv_jax.terminal import commands
+from lconv_jax.training.exporting import restore_network
+from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
 
@@ -28,26 +32,7 @@ class Description(NamedTuple):
     file: bytes
     certificate: certify.Certificate
     origin: str
-    experiment: programs.Experiment
-
-
-def load_run(run_dir: str) -> tuple[programs.Experiment, mdl.Network, int]:
-    """The experiment of a run directory, its newest network in floating point, and that one's step.
-
-    Raises:
-      ValueError: the directory holds no run, or none with a checkpoint; or its network cannot be
-        described (see `certify.export_state`).
-    """
-    if not os.path.exists(os.path.join(run_dir, CONFIG_FILE)):
-        raise ValueError(f"{run_dir} has no {CONFIG_FILE}: it is not the --workdir of a run")
-    experiment = programs.prepare(read_config(run_dir))
-    with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        found = checkpoints.restore(programs.stored_shapes(experiment))
-    if found is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet; let the run save one first")
-    step, state = found
-    config, dataset, model, _, mesh, _ = experiment
-    return experiment, certify.export_state(config, model, dataset, mesh, state), step
+    experiment: Setup
 
 
 def describe(run_dir: str) -> Description:
@@ -62,7 +47,7 @@ def describe(run_dir: str) -> Description:
     Raises:
       ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
-    experiment, network, step = load_run(run_dir)
+    experiment, network, step = restore_network(run_dir)
     split, delta = experiment.dataset.train, experiment.config.log.delta
     found = [
         Description(file, certificate, path, experiment)

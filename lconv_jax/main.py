@@ -8,9 +8,14 @@ from typing import Any
 
 from absl import app, flags
 
-from lconv_jax import cache, commands, distributed, metrics, places, train
 from lconv_jax.errors import StoredError
-from lconv_jax.workdir import SUMMARY_FILE
+from lconv_jax.host import cache, places
+from lconv_jax.parallel import distributed
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.workdir import SUMMARY_FILE
+from lconv_jax.terminal import commands
+from lconv_jax.terminal.ending import run_errors_in_a_line
+from lconv_jax.training import loop
 
 # Those that say which processes there are.
 PROCESS_FLAGS = ("coordinator_address", "num_processes", "process_id", "distributed")
@@ -43,14 +48,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    with train.errors_in_a_line():
+    with run_errors_in_a_line():
         places.folder(given.workdir, "--workdir")
         processes = given.coordinator_address, given.num_processes, given.process_id
         distributed.initialize(
             *processes, detect=given.distributed, timeout=given.distributed_timeout
         )
         cache.enable(given.compilation_cache)
-        summary = train.train_and_evaluate(given.config, given.workdir)
+        summary = loop.train_and_evaluate(given.config, given.workdir)
         try:
             text = report(summary, given.workdir)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

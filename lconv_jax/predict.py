@@ -9,13 +9,17 @@ from __future__ import annotations
 import numpy as np
 from absl import app, flags
 
-from lconv_jax import commands, config, data, mdl, places
+from lconv_jax import config, data, mdl
+from lconv_jax.host import places
 from lconv_jax.mdl import untrusted
+from lconv_jax.terminal import commands
 
 
 def define_flags() -> None:
     flags.DEFINE_string("data", "fashion_mnist", "A data set, as in config.data.name.")
     flags.DEFINE_string("data_dir", None, "Folder of the data.")
+    flags.DEFINE_integer("size", 0, "Of a folder of images, as in config.data.size.")
+    flags.DEFINE_integer("channels", 0, "Of a folder of images, as in config.data.channels.")
     flags.DEFINE_enum("split", "test", ["train", "test"], "Which examples.")
     flags.DEFINE_string("out", None, "If set, a text file of the predicted classes.")
     flags.DEFINE_boolean("trust", False, "Take whatever memory and time the file asks for.")
@@ -31,7 +35,8 @@ def main(argv: list[str]) -> None:
     config.check_value("data.data_dir", given.data_dir or "")
     file = places.read(path)
     network = mdl.decode(file) if given.trust else untrusted.decode({path: file})[path]
-    split: data.Split = getattr(data.load(given.data, given.data_dir), given.split)
+    dataset = data.load(given.data, given.data_dir, size=given.size, channels=given.channels)
+    split: data.Split = getattr(dataset, given.split)
     if not given.trust:
         untrusted.check_work(path, network, len(split.labels))
     predictions = mdl.predict(network, np.asarray(split.images))

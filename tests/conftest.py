@@ -3,9 +3,9 @@
 The tests under `sharded/` need eight devices, which JAX must be told before it starts: they run in
 processes of their own, which `test_sharded.py` starts.
 
-Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of the
-tests and no longer, in one folder for all pytest workers and the commands that they start, many of
-them with one configuration. The compiler leaves out most optimizations, but in tests that are marked
+Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of
+the tests and no longer, in one folder for all pytest workers and the commands that they start, many
+of them with one configuration. The compiler leaves out most optimizations, but in tests marked
 `optimized`: of bits that different programs share, of collectives and of memory.
 """
 
@@ -26,6 +26,10 @@ if _KEPT not in os.environ:
 # JAX reads these when it is imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_KEPT]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# Decoded images would be kept in the user's folder of caches.
+os.environ["LCONV_JAX_DATA_CACHE"] = tempfile.mkdtemp(prefix="lconv_jax_tests_data_")
+atexit.register(shutil.rmtree, os.environ["LCONV_JAX_DATA_CACHE"], ignore_errors=True)
 
 collect_ignore = [] if "LCONV_TEST_DEVICES" in os.environ else ["sharded"]
 

@@ -2,16 +2,16 @@
 
 import jax
 
-from lconv_jax import metrics, programs, steps
+from lconv_jax.rundir import metrics
+from lconv_jax.training.setup import laid_out, make_initial_state
 
 
 def in_dtype(experiment, dtype):
     """The experiment with a model of another precision than configurations offer."""
     model = experiment.model.clone(dtype=dtype)
-    make = steps.make_initial_state(
-        experiment.config, model, experiment.plan, experiment.dataset.image_shape
-    )
-    shapes = programs.laid_out(experiment.mesh, jax.eval_shape(make))
+    shape, seed = experiment.dataset.image_shape, experiment.config.seed
+    make = make_initial_state(model, experiment.plan, shape, seed)
+    shapes = laid_out(experiment.mesh, jax.eval_shape(make))
     return experiment._replace(model=model, state_shapes=shapes)
 
 

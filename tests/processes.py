@@ -1,9 +1,9 @@
 """Commands in processes of their own, which need not import everything again.
 
 Importing JAX and its friends takes a process longer than most of what tests ask of a command.
-`start` forks it from a server that has imported them, and has nothing else: no device, no thread.
-What a process is like as it begins and ends, `subprocess` has to show: nothing that is registered
-with `atexit` runs here. It compiles as the test does that starts it, see `conftest.py`.
+`start` forks it from a server that has imported them and has asked JAX for no device yet. What a
+process is like as it begins and ends, `subprocess` has to show: nothing that is registered with
+`atexit` runs here. It compiles as the test does that starts it, see `conftest.py`.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ import os
 import jax
 import pytest
 
-from lconv_jax import cache
+from lconv_jax.host import cache
 from tests import processes
 from tests.test_resume import _assert_same_run
 

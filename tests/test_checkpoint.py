@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from lconv_jax import checkpoint
-from lconv_jax.checkpoint import DAMAGED, CheckpointError, Checkpoints, leaf_digests
-from lconv_jax.state import TrainState
+from lconv_jax.rundir import checkpoint
+from lconv_jax.rundir.checkpoint import DAMAGED, CheckpointError, Checkpoints, leaf_digests
+from lconv_jax.training.state import TrainState
 
 
 def _state(value):

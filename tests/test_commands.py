@@ -9,12 +9,16 @@ import jax
 import pytest
 from absl import flags
 
-from lconv_jax import commands, describe, distributed, main, predict, shorten, sweep, train
+from lconv_jax import describe, errors, export, main, predict, shorten, sweep
 from lconv_jax.errors import ConfigError
+from lconv_jax.host.signals import STOPPING, deferred_signals
+from lconv_jax.parallel import distributed
+from lconv_jax.terminal import commands
+from lconv_jax.terminal.ending import run_errors_in_a_line
 from tests import processes
 
-COMMANDS = (main, sweep, describe, predict, shorten)
-OWN = {"config", "workdir", "grid", "out", "split", "depth"}
+COMMANDS = (main, sweep, describe, export, predict, shorten)
+OWN = {"config", "workdir", "grid", "out", "split", "step", "depth"}
 
 
 def _python(program, **options):
@@ -24,7 +28,7 @@ def _python(program, **options):
 
 
 def test_importing_the_commands_defines_no_flag():
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
     assert not OWN & set(flags.FLAGS)
 
 
@@ -92,7 +96,7 @@ def test_a_configuration_file_is_called_with_its_argument():
     assert config.is_locked
 
 
-@pytest.mark.parametrize("guard", [commands.errors_in_a_line, train.errors_in_a_line])
+@pytest.mark.parametrize("guard", [commands.errors_in_a_line, run_errors_in_a_line])
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
@@ -118,7 +122,7 @@ def test_what_a_user_can_mend_ends_a_command_with_a_line(guard, error, status, s
 
 
 def test_another_error_of_jax_is_not_taken_for_want_of_memory():
-    with pytest.raises(jax.errors.JaxRuntimeError), train.errors_in_a_line():
+    with pytest.raises(jax.errors.JaxRuntimeError), run_errors_in_a_line():
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
@@ -144,7 +148,7 @@ def test_what_nobody_reads_is_not_said():
     reader, writer = os.pipe()
     os.close(reader)
     run = _python(
-        "from lconv_jax import commands; commands.say('a'); commands.say('b'); print('c')",
+        "from lconv_jax.terminal import commands; commands.say('a'); commands.say('b'); print('c')",
         stdout=writer,
     )
     os.close(writer)
@@ -169,7 +173,7 @@ def test_a_terminal_that_goes_away_takes_nothing_with_it():
 def test_output_that_cannot_be_written_is_told_in_a_line():
     with open("/dev/full", "w") as full:
         run = _python(
-            "from lconv_jax import commands\n"
+            "from lconv_jax.terminal import commands\n"
             "with commands.errors_in_a_line(): commands.say('a' * 10000)",
             stdout=full,
         )
@@ -182,8 +186,11 @@ def test_a_summary_that_says_too_little_is_named():
     program = (
         "import sys\n"
         "from absl import flags\n"
-        "from lconv_jax import cache, commands, main, train\n"
-        "train.train_and_evaluate = lambda *_: {'metrics': {}}\n"
+        "from lconv_jax import main\n"
+        "from lconv_jax.host import cache\n"
+        "from lconv_jax.terminal import commands\n"
+        "from lconv_jax.training import loop\n"
+        "loop.train_and_evaluate = lambda *_: {'metrics': {}}\n"
         "cache.enable = lambda _: None\n"
         "sys.argv = ['main', '--config=tests/tiny_config.py', '--workdir=here']\n"
         "commands.launch(main.main, main.define_flags)"
@@ -196,24 +203,24 @@ def test_a_summary_that_says_too_little_is_named():
 
 def test_every_signal_to_stop_is_deferred():
     # After any of them an interrupt is none that waits.
-    numbers = [signal.SIGINT, *(set(train.STOPPING) - {signal.SIGINT})]
+    numbers = [signal.SIGINT, *(set(STOPPING) - {signal.SIGINT})]
     assert {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} < set(numbers)
     before = [signal.getsignal(number) for number in numbers]
-    with train.deferred_signals() as received:
+    with deferred_signals() as received:
         for number in numbers:
             signal.raise_signal(number)
-        with train.deferred_signals() as inner:
+        with deferred_signals() as inner:
             assert inner is received
     assert received == numbers
     assert [signal.getsignal(number) for number in numbers] == before
     for number in numbers:
-        assert number.name in str(train.Stopped(number, 3))
+        assert number.name in str(errors.Stopped(number, 3))
 
 
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
     try:
-        with train.deferred_signals() as received:
+        with deferred_signals() as received:
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGUSR1)
         assert received == [signal.SIGUSR1]
@@ -222,7 +229,7 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
 
 
 def test_a_second_interrupt_comes_at_once():
-    with train.deferred_signals() as received:
+    with deferred_signals() as received:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

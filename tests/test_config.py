@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import programs, steps
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
+from lconv_jax.training import plan
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -123,15 +124,15 @@ def test_every_value_is_refused_by_name_or_makes_a_plan():
         try:
             config = config_lib.unflatten(flat)
             config_lib.validate(config)
-            plan = steps.make_plan(config, 10_000, params)
+            made = plan.make_plan(config, 10_000, params)
         except config_lib.ConfigError as error:
             messages.append(str(error))
             continue
         plans += 1
-        assert plan.total_steps < 2**31
-        for value in plan.numbers.values():
+        assert made.total_steps < 2**31
+        for value in made.numbers.values():
             assert value == 0 or 0 < float(np.float32(value)) < math.inf
-        json.dumps([plan.effective, config.to_dict()], allow_nan=False)
+        json.dumps([made.effective, config.to_dict()], allow_nan=False)
     assert plans > 300
     assert max(map(len, messages)) < 1000
 
@@ -142,14 +143,14 @@ def test_the_learning_rates_of_a_long_run_are_summed_without_an_array_of_them(mo
         | {"optimizer.l1.conv": 1e-4, "optimizer.learning_rate": 0.3, "train.epochs": 777}
     )
     params = {"conv1": {"kernel": jax.ShapeDtypeStruct((4, 4), float)}}
-    one_by_one = steps.make_plan(config, 5000, params).effective["lr_sum"]
-    monkeypatch.setattr(steps, "_MOST_ADDED", 0)
-    assert steps.make_plan(config, 5000, params).effective["lr_sum"] == pytest.approx(
+    one_by_one = plan.make_plan(config, 5000, params).effective["lr_sum"]
+    monkeypatch.setattr(plan, "_MOST_ADDED", 0)
+    assert plan.make_plan(config, 5000, params).effective["lr_sum"] == pytest.approx(
         one_by_one, rel=1e-6
     )
     config.train.epochs = 2**31 // 9 + 1
     with pytest.raises(config_lib.ConfigError, match="train for 238609294 epochs at most"):
-        steps.make_plan(config, 5000, params)
+        plan.make_plan(config, 5000, params)
 
 
 def test_a_network_that_no_memory_holds_is_refused_with_its_bytes():
@@ -157,8 +158,8 @@ def test_a_network_that_no_memory_holds_is_refused_with_its_bytes():
     with pytest.raises(
         config_lib.ConfigError, match=r"alpha = 20000: .* take 1,8\d\d,\d{3},\d{3},"
     ):
-        programs.prepare(config)
-    assert programs.prepare(config, must_fit=False).config.model.alpha == 20_000
+        prepare(config)
+    assert prepare(config, must_fit=False).config.model.alpha == 20_000
 
 
 def test_a_missing_key_is_named():

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from lconv_jax import distributed, metrics, rendezvous
 from lconv_jax.config import ConfigError
+from lconv_jax.parallel import distributed, rendezvous
+from lconv_jax.rundir import metrics
 from tests import processes, two_processes
 from tests.helpers import final_digests
 

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from lconv_jax import analysis, metrics, workdir
-from lconv_jax.files import free_name, write_atomically
+from lconv_jax import analysis
+from lconv_jax.host.files import free_name, write_atomically
+from lconv_jax.rundir import metrics, workdir
 from tests import tiny_config
 
 

@@ -5,9 +5,13 @@ import os
 
 import pytest
 
-from lconv_jax import json_files, sweep, together, workdir
+from lconv_jax import config
 from lconv_jax.errors import ConfigError, StoredError
+from lconv_jax.experiments import sweeps
 from lconv_jax.experiments.runs import read_kept
+from lconv_jax.host import json_files
+from lconv_jax.rundir import workdir
+from lconv_jax.training import lanes
 from tests import tiny_config
 
 FORM = {"name": str, "rows": [{"bits": int, "error": float}], "sizes": {str: int}}
@@ -68,7 +72,7 @@ def test_every_file_of_a_run_is_named(text, tmp_path):
         ("config.json", workdir.read_config),
         ("config.json", lambda folder: workdir.check_workdir(folder, tiny_config.get_config(), "")),
         ("summary.json", workdir.read_summary),
-        ("diverged.json", together.read_diverged),
+        ("diverged.json", lanes.read_diverged),
     ):
         with pytest.raises(StoredError, match=f"^{tmp_path / name}"):
             read(tmp_path)
@@ -94,14 +98,14 @@ def test_a_stored_configuration_that_is_none_is_named(config, says, tmp_path):
 
 
 def test_a_summary_without_what_is_ranked_by_is_named(tmp_path):
-    settings = sweep.expand(
-        sweep.with_overrides(tiny_config.get_config(), {"data.validation": 200}), {}
+    settings = sweeps.expand(
+        config.with_overrides(tiny_config.get_config(), {"data.validation": 200}), {}
     )
     (folder,) = settings[0].directories(str(tmp_path))
     os.makedirs(folder)
-    whole = dict.fromkeys(sweep.COLUMNS.values(), 0.5)
+    whole = dict.fromkeys(sweeps.COLUMNS.values(), 0.5)
     for metrics in ({}, whole | {"validation/accuracy": "0.5"}):
         with open(os.path.join(folder, "summary.json"), "w") as file:
             json.dump({"metrics": metrics}, file)
         with pytest.raises(StoredError, match=f"^{folder}/summary.json: .*validation/accuracy"):
-            sweep.collect(settings, str(tmp_path))
+            sweeps.collect(settings, str(tmp_path))

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from lconv_jax.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from lconv_jax.rundir.metrics import METRICS_FILE, MetricsWriter, read_metrics
 
 
 @pytest.fixture

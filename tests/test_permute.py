@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, programs, steps, together, train
-from lconv_jax.experiments.runs import with_overrides
-from lconv_jax.workdir import CONFIG_FILE, open_workdir, read_config
+from lconv_jax import data
+from lconv_jax.config import with_overrides
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.workdir import CONFIG_FILE, open_workdir, read_config
+from lconv_jax.training import inputs, lanes, loop, programs, rng
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 SHAPES = [(8, 8, 1), (6, 5, 3), (11, 2)]
@@ -34,8 +37,8 @@ def _permuted(images, order):
 
 def _seen(config, key, images):
     """What a model sees in training."""
-    arranged = steps.make_arrange(config, images.shape[1:])
-    return np.asarray(arranged(steps.make_augment(config)(key, jnp.asarray(images))))
+    arranged = inputs.make_preprocess(config, images.shape[1:])
+    return np.asarray(arranged(inputs.make_augment(config)(key, jnp.asarray(images))))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -46,7 +49,7 @@ def test_the_permutation_is_after_augmentation_or_before_it(shape, dtype):
     plain = _config(**augmentation)
     after = _config(**augmentation, data__permute=9)
     first = _config(**augmentation, data__permute=9, data__permute_first=True)
-    order = steps.permutation(9, shape)
+    order = inputs.permutation(9, shape)
     # No pixel stays where it was put by accident of a small permutation.
     assert np.mean(order != np.arange(len(order))) > 0.8
     np.testing.assert_array_equal(
@@ -62,18 +65,18 @@ def test_the_permutation_is_after_augmentation_or_before_it(shape, dtype):
 def test_evaluation_is_the_same_either_way(shape):
     images = jnp.asarray(_images(shape))
     after, first = (
-        steps.make_arrange(_config(data__permute=9, data__permute_first=value), shape)(images)
+        inputs.make_preprocess(_config(data__permute=9, data__permute_first=value), shape)(images)
         for value in (False, True)
     )
     np.testing.assert_array_equal(after, first)
     np.testing.assert_array_equal(
-        after, _permuted(data.normalize(images), steps.permutation(9, shape))
+        after, _permuted(data.normalize(images), inputs.permutation(9, shape))
     )
 
 
 def test_0_is_none_1_the_run_s_own_and_from_2_on_the_same_for_all_runs():
     found = {
-        (seed, permute): steps.permutation_seed(_config(seed=seed, data__permute=permute))
+        (seed, permute): inputs.permutation_seed(_config(seed=seed, data__permute=permute))
         for seed in (0, 1, 7)
         for permute in (0, 1, 2, 7)
     }
@@ -81,8 +84,8 @@ def test_0_is_none_1_the_run_s_own_and_from_2_on_the_same_for_all_runs():
         assert value == {0: None, 1: seed}.get(permute, permute)
     # The permutation of a run with True, before there were numbers: fold in 5, then 0.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 5), 0)
-    np.testing.assert_array_equal(steps.permutation(7, (8, 8, 1)), jax.random.permutation(key, 64))
-    assert not np.array_equal(steps.permutation(2, (8, 8, 1)), steps.permutation(3, (8, 8, 1)))
+    np.testing.assert_array_equal(inputs.permutation(7, (8, 8, 1)), jax.random.permutation(key, 64))
+    assert not np.array_equal(inputs.permutation(2, (8, 8, 1)), inputs.permutation(3, (8, 8, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -90,7 +93,7 @@ def test_noise_has_its_deviation_is_new_at_every_step_and_not_in_evaluation(dtyp
     shape = (28, 28, 1)
     noisy, plain = _config(data__noise=0.3, data__crop=2), _config(data__crop=2)
     images = np.repeat(_images(shape, dtype), 8, axis=0)
-    keys = [steps.key_for(0, steps.AUGMENT, step) for step in range(2)]
+    keys = [rng.key_for(0, rng.AUGMENT, step) for step in range(2)]
     noise = [_seen(noisy, key, images) - _seen(plain, key, images) for key in keys]
     count = noise[0].size
     for drawn in noise:
@@ -100,12 +103,12 @@ def test_noise_has_its_deviation_is_new_at_every_step_and_not_in_evaluation(dtyp
     by_image = np.corrcoef(noise[0].reshape(len(images), -1))
     assert np.abs(by_image - np.eye(len(images))).max() < 0.2
     x = jnp.asarray(images)
-    np.testing.assert_array_equal(steps.make_arrange(noisy, shape)(x), data.normalize(x))
+    np.testing.assert_array_equal(inputs.make_preprocess(noisy, shape)(x), data.normalize(x))
 
 
 @pytest.mark.slow
 def test_a_run_that_permutes_first_is_a_run_on_permuted_images(tmp_path):
-    digits, order = data.load("digits"), steps.permutation(5, (8, 8, 1))
+    digits, order = data.load("digits"), inputs.permutation(5, (8, 8, 1))
     np.savez(
         tmp_path / "shuffled.npz",
         train_images=_permuted(digits.train.images, order),
@@ -117,7 +120,7 @@ def test_a_run_that_permutes_first_is_a_run_on_permuted_images(tmp_path):
     shuffled = _config(train__epochs=1, data__name=str(tmp_path / "shuffled.npz"))
     lines = []
     for name, config in (("first", first), ("shuffled", shuffled)):
-        train.train_and_evaluate(config, tmp_path / name)
+        loop.train_and_evaluate(config, tmp_path / name)
         lines.append(metrics.read_metrics(tmp_path / name))
     for what in ("train/loss", "eval/loss"):
         mine, wanted = (metrics.column(each, what)[1] for each in lines)
@@ -131,18 +134,16 @@ def test_runs_that_train_together_permute_each_as_alone():
         "data__noise": 0.2,
         "data__validation": 100,
     }
-    fixed = [programs.prepare(_config(seed=seed, data__permute=6, **changes)) for seed in (3, 4)]
-    whole = together.undivided(fixed[0].config)
-    for order in together.make_lanes(fixed, whole).orders:
-        np.testing.assert_array_equal(order, steps.permutation(6, (8, 8, 1)))
-    experiments = [
-        programs.prepare(_config(seed=seed, data__permute=1, **changes)) for seed in (3, 4)
-    ]
-    lanes = together.make_lanes(experiments, whole)
+    fixed = [prepare(_config(seed=seed, data__permute=6, **changes)) for seed in (3, 4)]
+    whole = lanes.load_whole(fixed[0].config)
+    for order in lanes.make_lanes(fixed, whole).order:
+        np.testing.assert_array_equal(order, inputs.permutation(6, (8, 8, 1)))
+    experiments = [prepare(_config(seed=seed, data__permute=1, **changes)) for seed in (3, 4)]
+    differing = lanes.make_lanes(experiments, whole)
     alone = [programs.initial_state(each) for each in experiments]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
-    program = together.compile_together(experiments, whole)
-    _, got = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
+    program = lanes.compile_together(experiments, whole)
+    _, got = program(states, differing, jax.device_put(whole.train), jnp.int32(4))
     run = programs.compile_train_steps(experiments[1])
     _, want = run(alone[1], jax.device_put(experiments[1].dataset.train), jnp.int32(4))
     np.testing.assert_allclose(got["train/loss"][1][:4], want["train/loss"][:4], rtol=1e-5)

@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-from lconv_jax import metrics
-from lconv_jax.checkpoint import DAMAGED
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.checkpoint import DAMAGED
 from tests import processes
 from tests.helpers import final_digests, timeless
 from tests.processes import ROOT

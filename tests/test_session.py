@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lconv_jax import session, workdir
-from lconv_jax.checkpoint import CheckpointError
+from lconv_jax.rundir import session, workdir
+from lconv_jax.rundir.checkpoint import CheckpointError
 
 STATE = {"weights": jnp.arange(3.0)}
 LIKE = jax.tree.map(

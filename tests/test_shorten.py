@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import certify, data, describe, export, mdl, models, shorten
+from lconv_jax import data, describe, mdl, models, shorten
+from lconv_jax.compression import certify, folding, levels, search
 from lconv_jax.mdl import untrusted
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
@@ -24,20 +25,20 @@ def network(name, seed=0, density=0.3):
     rng = np.random.default_rng(seed)
     model = models.create(name, alpha=2, num_classes=4)
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *SHAPE)))
-    exported = export.export(model, jax.device_get(variables), SHAPE)
+    exported = folding.fold(model, jax.device_get(variables), SHAPE)
     tree = [
         {
             "kernels": [k * (rng.random(k.shape) < density) for k in layer["kernels"]],
             "bias": 0.1 * rng.normal(size=layer["bias"].shape),
         }
-        for layer in export.weights(exported)
+        for layer in folding.weights(exported)
     ]
-    return export.with_weights(exported, tree)
+    return folding.with_weights(exported, tree)
 
 
 def levels_of(floats, depth=7, bias_bits=4):
-    scales = shorten.choose_scales(floats, depth, bias_bits)
-    return shorten.in_levels(floats, scales), scales
+    scales = levels.choose_scales(floats, depth, bias_bits)
+    return levels.in_levels(floats, scales), scales
 
 
 @pytest.mark.parametrize("name", ["s_fc", "s_conv", "s_local"])
@@ -46,8 +47,8 @@ def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
     images = np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
     inputs = INPUTS["centred"](images) / INPUT_SCALE["centred"]
-    trained = np.asarray(export.apply(shorten.rounded(levels, scales, masks), inputs))
-    exact = mdl.evaluate(shorten.integer_network(levels, scales), images).astype(float)
+    trained = np.asarray(folding.apply(levels.rounded(levels, scales, masks), inputs))
+    exact = mdl.evaluate(levels.integer_network(levels, scales), images).astype(float)
     factor = (trained * exact).sum() / (exact**2).sum()
     assert np.abs(exact).max() > 0
     np.testing.assert_allclose(trained, factor * exact, atol=1e-4 * np.abs(trained).max())
@@ -55,9 +56,7 @@ def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
 
 def test_rounding_lets_the_gradient_through():
     x = jnp.asarray([0.2, 0.7, -1.4])
-    value, gradient = jax.value_and_grad(lambda x: (shorten.round_straight_through(x) ** 2).sum())(
-        x
-    )
+    value, gradient = jax.value_and_grad(lambda x: (levels.round_straight_through(x) ** 2).sum())(x)
     assert value == 0 + 1 + 1
     np.testing.assert_allclose(gradient, 2 * np.round(x))
 
@@ -66,16 +65,16 @@ def test_rounding_lets_the_gradient_through():
 def test_dropping_dead_units_changes_no_prediction(name):
     floats = network(name, density=0.05)
     # A unit without inputs would be a constant; the search trains that away.
-    tree = export.weights(floats)
+    tree = folding.weights(floats)
     for layer in tree[:-1]:
         alive = (layer["kernels"][0] != 0).any(tuple(range(layer["kernels"][0].ndim - 1)))
         layer["bias"] = np.where(alive, layer["bias"], 0)
-    floats = export.with_weights(floats, tree)
-    smaller = shorten.drop_dead_units(floats)
+    floats = folding.with_weights(floats, tree)
+    smaller = levels.drop_dead_units(floats)
     assert mdl.count_weights(smaller)[0] < mdl.count_weights(floats)[0]
     inputs = np.random.default_rng(2).normal(size=(10, *SHAPE))
     np.testing.assert_allclose(
-        export.apply(smaller, inputs), export.apply(floats, inputs), rtol=1e-4, atol=1e-5
+        folding.apply(smaller, inputs), folding.apply(floats, inputs), rtol=1e-4, atol=1e-5
     )
 
 
@@ -84,9 +83,9 @@ def test_removal_keeps_the_share_and_the_most_useful():
     moments = [
         {"kernels": [np.ones(t.kernel.shape) for t in layer.terms]} for layer in levels.layers
     ]
-    before = shorten.count_levels(levels)
-    after = shorten.remove(levels, moments, 0.6)
-    assert shorten.count_levels(after) == before - round(0.4 * before)
+    before = levels.count_levels(levels)
+    after = levels.remove(levels, moments, 0.6)
+    assert levels.count_levels(after) == before - round(0.4 * before)
     for old, new in zip(levels.layers, after.layers, strict=True):
         was, now = np.rint(old.terms[0].kernel), np.rint(new.terms[0].kernel)
         kept, gone = np.abs(was[now != 0]), np.abs(was[(was != 0) & (now == 0)])
@@ -101,49 +100,49 @@ def test_removal_goes_on_where_weights_are_few_or_score_alike():
             {"kernels": [np.full(t.kernel.shape, moment) for t in layer.terms]}
             for layer in levels.layers
         ]
-        before = shorten.count_levels(levels)
-        assert shorten.count_levels(shorten.remove(levels, moments, 0.8)) == before - round(
+        before = levels.count_levels(levels)
+        assert levels.count_levels(levels.remove(levels, moments, 0.8)) == before - round(
             0.2 * before
         )
-        assert shorten.count_levels(shorten.remove(levels, moments, 0.999)) == before - 1
+        assert levels.count_levels(levels.remove(levels, moments, 0.999)) == before - 1
 
 
 def test_a_masked_weight_is_no_part_of_the_trained_network():
     levels, scales = levels_of(equalize(network("s_fc")))
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
-    tree = export.weights(levels)
+    tree = folding.weights(levels)
     for layer in tree:
         layer["kernels"] = [np.where(k == 0, 5.0, k) for k in layer["kernels"]]
-    grown = export.with_weights(levels, tree)
+    grown = folding.with_weights(levels, tree)
     inputs = np.random.default_rng(1).normal(size=(5, *SHAPE))
     np.testing.assert_array_equal(
-        export.apply(shorten.rounded(grown, scales, masks), inputs),
-        export.apply(shorten.rounded(levels, scales, masks), inputs),
+        folding.apply(levels.rounded(grown, scales, masks), inputs),
+        folding.apply(levels.rounded(levels, scales, masks), inputs),
     )
 
 
 def test_a_network_whose_sums_would_overflow_is_refused():
     with pytest.raises(ValueError, match="would pass 2⁵³"):
-        next(shorten.search(network("d_fc", density=1.0), data.load("digits").train, 0.05))
+        next(search.search(network("d_fc", density=1.0), data.load("digits").train, 0.05))
 
 
 def test_a_search_never_brings_a_weight_back(monkeypatch):
-    monkeypatch.setattr(shorten, "_GIVE_UP", 0.02)
+    monkeypatch.setattr(search, "_GIVE_UP", 0.02)
     digits = data.load("digits").train
     floats = network("s_fc", density=0.1)
     supports = []
-    remove = shorten.remove
+    remove = levels.remove
 
     def watched(levels, *rest):
         levels = remove(levels, *rest)
         supports.append([t.kernel != 0 for layer in levels.layers for t in layer.terms])
         return levels
 
-    monkeypatch.setattr(shorten, "remove", watched)
+    monkeypatch.setattr(levels, "remove", watched)
     monkeypatch.setattr(shorten, "_COMPACT", 0.0)  # one shape, so that supports can be compared
     split = data.Split(digits.images[digits.labels < 4], digits.labels[digits.labels < 4])
     counts = []
-    for file, certificate in shorten.search(floats, split, 0.05, steps=80):
+    for file, certificate in search.search(floats, split, 0.05, search.Options(steps=80)):
         decoded = mdl.decode(file)
         counts.append(mdl.count_weights(decoded)[1])
         assert certificate.bits == 8 * len(file)
@@ -180,8 +179,8 @@ def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
     (folder / "frontier.json").write_text(json.dumps(listed))
 
     experiment = SimpleNamespace(dataset=digits, config=tiny_config.get_config())
-    monkeypatch.setattr(shorten, "load_run", lambda _: (experiment, None, 0))
-    monkeypatch.setattr(shorten, "search", lambda *_, **__: [(file, certificate)])
+    monkeypatch.setattr(shorten, "restore_network", lambda _: (experiment, None, 0))
+    monkeypatch.setattr(search, "search", lambda *_, **__: [(file, certificate)])
     decode_all = lambda files: {name: mdl.decode(each) for name, each in files.items()}  # noqa: E731
     monkeypatch.setattr(untrusted, "decode", decode_all)
     rows = shorten.shorten(str(run_dir))

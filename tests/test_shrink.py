@@ -10,7 +10,14 @@ import optax
 import pytest
 from flax import linen as nn
 
-from lconv_jax import beta_lasso, data, evaluate, metrics, models, programs, shrink, steps, train
+from lconv_jax import beta_lasso, data, models
+from lconv_jax.rundir import metrics
+from lconv_jax.training import evaluation, loop, programs, rng, shrinking
+from lconv_jax.training.inputs import Inputs
+from lconv_jax.training.setup import prepare
+from lconv_jax.training.shrinker import Shrinker
+from lconv_jax.training.state import TrainState
+from lconv_jax.training.steps import make_train_steps
 from tests import tiny_config
 from tests.helpers import in_dtype
 from tests.test_resume import _assert_same_run, _start
@@ -57,22 +64,24 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
     config = _config(**changes)
     config.optimizer.l1.update(l1)
     with jax.enable_x64(True):
-        whole = in_dtype(programs.prepare(config), jnp.float64)
+        whole = in_dtype(prepare(config), jnp.float64)
         split = jax.device_put(whole.dataset.train)
         state, _ = _advance(whole, programs.initial_state(whole), split, 7)
-        keep = programs.smaller(whole, state, split)
+        shrinker = Shrinker(whole)
+        keep = shrinker.choose(state, split)
         assert keep is not None, "nothing died; the test says nothing"
-        small, smaller_state = programs.restricted(whole, _copy(state), keep)
+        smaller_state = shrinker.restrict(_copy(state), keep)
+        small = shrinker.current
         state, want = _advance(whole, state, split, 23)
         smaller_state, got = _advance(small, smaller_state, split, 23)
         assert len(got) > 1000
         np.testing.assert_allclose(got, want, rtol=1e-8)
 
-        back = programs.make_expand(whole, small)(smaller_state)
+        back = shrinker.expand(smaller_state)
         kept = {name: np.asarray(mask) for name, mask in back.kept.items()}
         assert not all(mask.all() for mask in kept.values())
         rows = slice(None)
-        for layer in shrink.hidden_layers(whole.model, (8, 8, 1)):
+        for layer in shrinking.hidden_layers(whole.model, (8, 8, 1)):
             kernel = np.asarray(state.params[layer.name]["kernel"])[rows]
             got = np.asarray(back.params[layer.name]["kernel"])[rows]
             np.testing.assert_allclose(got, kernel, rtol=1e-6, atol=1e-8)
@@ -83,11 +92,11 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
 
 
 def _predictions(experiment, state):
-    statistics = evaluate.make_statistics(
-        experiment.model, lambda key, x: x, data.normalize, 128, experiment.mesh
+    statistics = evaluation.make_statistics(
+        experiment.model, Inputs(lambda key, x: x, data.normalize), 128, experiment.mesh
     )
     images = experiment.dataset.train.images
-    stats = statistics(state.params, state.batch_stats, images, steps.key_for(0, steps.STATISTICS))
+    stats = statistics(state.params, state.batch_stats, images, rng.key_for(0, rng.STATISTICS))
     variables = {"params": state.params, "batch_stats": stats}
     inputs = data.normalize(experiment.dataset.test.images)
     return np.argmax(experiment.model.apply(variables, inputs), -1)
@@ -97,24 +106,20 @@ def _predictions(experiment, state):
 def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps():
     config = _config()
     config.optimizer.l1.update({"conv": 8e-3, "fc": 8e-3})
-    whole = programs.prepare(config)
+    whole = prepare(config)
     split = jax.device_put(whole.dataset.train)
     state, _ = _advance(whole, programs.initial_state(whole), split, 7)
-    keep = programs.smaller(whole, state, split)
-    small, _ = programs.restricted(whole, state, keep)
-    hidden = shrink.hidden_layers(whole.model, (8, 8, 1))
-
-    def stepper(experiment):
-        arrange = steps.make_arrange(config, (8, 8, 1))
-        return steps.make_train_steps(
-            config, experiment.model, experiment.plan, arrange, experiment.mesh
-        )
+    shrinker = Shrinker(whole)
+    keep = shrinker.choose(state, split)
+    shrinker.restrict(state, keep)
+    small = shrinker.current
+    hidden = shrinking.hidden_layers(whole.model, (8, 8, 1))
 
     def both(state, _):
-        small_state = shrink.restrict(hidden, whole.plan.tx, state, keep)
-        small_state, rows = stepper(small)(small_state, split, 1)
-        state, whole_rows = stepper(whole)(state, split, 1)
-        again = shrink.restrict(hidden, whole.plan.tx, state, keep)
+        small_state = shrinking.restrict(hidden, whole.plan.tx, state, keep)
+        small_state, rows = make_train_steps(small)(small_state, split, 1)
+        state, whole_rows = make_train_steps(whole)(state, split, 1)
+        again = shrinking.restrict(hidden, whole.plan.tx, state, keep)
 
         def differ(a, b):
             # A weight within rounding of the threshold may fall on either side of it.
@@ -136,8 +141,8 @@ def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps(
 # Two layers of two and three units: unit 1 of each is alive, and one unit of fc1 is what the case
 # makes of it.
 HIDDEN = (
-    shrink.Hidden("fc1", 2, "fc2", normalised=True, dropout=0.0),
-    shrink.Hidden("fc2", 3, "fc3", normalised=False, dropout=0.0),
+    shrinking.Hidden("fc1", 2, "fc2", normalised=True, dropout=0.0),
+    shrinking.Hidden("fc2", 3, "fc3", normalised=False, dropout=0.0),
 )
 
 
@@ -157,7 +162,7 @@ def _state(weights_in=0.0, weights_out=0.0, bias=-1.0, momentum=False, **trace):
         moved["fc1"]["kernel"] = moved["fc1"]["kernel"].at[0, 0].set(trace.get("kernel", 0.0))
         moved["bn_fc1"]["bias"] = moved["bn_fc1"]["bias"].at[0].set(trace.get("bias", 0.0))
         opt_state = optax.tree.set(opt_state, trace=moved)
-    return steps.TrainState(jnp.int32(0), params, {}, opt_state)
+    return TrainState(jnp.int32(0), params, {}, opt_state)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_a_unit_is_dead_under_each_condition_of_the_proof_only(state, changes, f
     made = _state(**state) if not trace else _with_bias_trace(_state(**state), trace["bias"])
     hidden = (HIDDEN[0]._replace(**changes), HIDDEN[1])
     limits = {} if limit is None else {"fc2": limit}
-    dead = shrink.dead_units(hidden, made, limits=limits, frozen=frozen)
+    dead = shrinking.dead_units(hidden, made, limits=limits, frozen=frozen)
     assert dead["fc1"].tolist() == [first, False]
     assert dead["fc2"].tolist() == [False, False, third]
 
@@ -208,11 +213,11 @@ def _with_bias_trace(state, value):
 def test_sizes_are_filled_up_with_dead_units_to_a_multiple():
     dead = {"fc1": np.array([True, False]), "fc2": np.array([False, False, True])}
     params = _state().params
-    assert shrink.choose(HIDDEN, params, dead, multiple=2) is None  # 2 and 2: not worth while
-    keep = shrink.choose(HIDDEN, params, dead, multiple=1)
+    assert shrinking.choose(HIDDEN, params, dead, multiple=2) is None  # 2 and 2: not worth while
+    keep = shrinking.choose(HIDDEN, params, dead, multiple=1)
     assert [keep[name].tolist() for name in ("fc1", "fc2")] == [[1], [0, 1]]
     everything = {name: np.ones_like(mask) for name, mask in dead.items()}
-    keep = shrink.choose(HIDDEN, params, everything, multiple=1)
+    keep = shrinking.choose(HIDDEN, params, everything, multiple=1)
     assert [keep[name].tolist() for name in ("fc1", "fc2")] == [[0], [0]]
 
 
@@ -230,16 +235,16 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
         *(x, True),
         mutable=["batch_stats"],
     )
-    state = steps.TrainState(jnp.int32(0), params, updated["batch_stats"], tx.init(params))
-    hidden = shrink.hidden_layers(model, x.shape[1:])
+    state = TrainState(jnp.int32(0), params, updated["batch_stats"], tx.init(params))
+    hidden = shrinking.hidden_layers(model, x.shape[1:])
     # The running mean of a unit without inputs is 0, as it is in a run of some length.
     stats = state.batch_stats
     for name, unit in (("fc1", 1), ("fc2", 4)):
         stats[f"bn_{name}"]["mean"] = stats[f"bn_{name}"]["mean"].at[unit].set(0.0)
-    dead = shrink.dead_units(hidden, state, limits={}, frozen=True)
+    dead = shrinking.dead_units(hidden, state, limits={}, frozen=True)
     assert [np.flatnonzero(dead[name]).tolist() for name in ("fc1", "fc2")] == [[1], [4]]
     keep = {name: np.flatnonzero(~mask) for name, mask in dead.items()}
-    small = shrink.restrict(hidden, tx, state, keep)
+    small = shrinking.restrict(hidden, tx, state, keep)
     clone = model.clone(kept=tuple((name, tuple(i.tolist())) for name, i in keep.items()))
     assert small.params["fc2"]["kernel"].shape == (5, 5)
 
@@ -248,7 +253,7 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
 
     want = logits(model, state)
     np.testing.assert_allclose(logits(clone, small), want, atol=1e-5)
-    back = shrink.expand(hidden, tx, small, state, keep)
+    back = shrinking.expand(hidden, tx, small, state, keep)
     np.testing.assert_allclose(logits(model, back), want, atol=1e-5)
 
 
@@ -272,9 +277,9 @@ def test_an_optimizer_outside_the_proof_is_refused():
     params = _state().params
     tx = optax.chain(optax.scale_by_adam(), beta_lasso(0.1, 1e-3))
     with pytest.raises(ValueError, match="ScaleByAdamState"):
-        shrink.check_optimizer(tx.init(params))
+        shrinking.check_optimizer(tx.init(params))
     schedule = optax.cosine_decay_schedule(0.1, 10)
-    shrink.check_optimizer(beta_lasso(schedule, 1e-3, momentum=0.9).init(params))
+    shrinking.check_optimizer(beta_lasso(schedule, 1e-3, momentum=0.9).init(params))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +292,7 @@ def test_an_optimizer_outside_the_proof_is_refused():
 )
 def test_a_run_that_cannot_shrink_is_refused(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        train.train_and_evaluate(_config(**changes), tmp_path / "run")
+        loop.train_and_evaluate(_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -15,19 +15,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import (
-    certify,
-    data,
-    evaluate,
-    mdl,
-    models,
-    programs,
-    sharding,
-    steps,
-    stream,
-    sweep,
-    train,
-)
+from lconv_jax import data, errors, mdl, models
+from lconv_jax.compression import certify
+from lconv_jax.experiments import sweeps
+from lconv_jax.parallel import sharding
+from lconv_jax.training import evaluation, loop, rng, streaming
+from lconv_jax.training.inputs import make_inputs
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.data import tfds_made
 from tests.helpers import final_digests, timeless
@@ -79,13 +73,13 @@ def _config(folder):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of five batches of the made set, where an epoch has eleven."""
-    monkeypatch.setattr(stream, "CHUNK_BYTES", 5 * 32 * EXAMPLE_BYTES)
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 5 * 32 * EXAMPLE_BYTES)
 
 
 @pytest.fixture(scope="module")
 def in_memory(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("in_memory")
-    train.train_and_evaluate(_config(folder), workdir)
+    loop.train_and_evaluate(_config(folder), workdir)
     return workdir
 
 
@@ -93,7 +87,7 @@ def in_memory(folder, tmp_path_factory):
 def test_a_set_is_streamed_if_it_is_larger_than_the_limit(folder, limit, streamed):
     config = _config(folder)
     config.data.device_limit_gib = limit
-    dataset = programs.prepare(config).dataset
+    dataset = prepare(config).dataset
     assert data.is_streamed(dataset.train) is data.is_streamed(dataset.test) is streamed
     size = data.nbytes(dataset.train, dataset.validation, dataset.test)
     assert size == sum(COUNTS.values()) * EXAMPLE_BYTES
@@ -111,7 +105,7 @@ def test_a_streamed_run_stopped_in_the_middle_has_the_bits_of_one_in_memory(
     folder, in_memory, small_chunks, tmp_path, monkeypatch
 ):
     assert threading.current_thread() is threading.main_thread(), "signals need the main thread"
-    original, asked = stream.training_feed, []
+    original, asked = streaming.training_feed, []
 
     @contextlib.contextmanager
     def stopping_feed(*args):
@@ -125,13 +119,13 @@ def test_a_streamed_run_stopped_in_the_middle_has_the_bits_of_one_in_memory(
 
             yield stopping
 
-    monkeypatch.setattr(stream, "training_feed", stopping_feed)
-    monkeypatch.setattr(train, "SECONDS_PER_CALL", 0.0)  # one step a call
+    monkeypatch.setattr(streaming, "training_feed", stopping_feed)
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0.0)  # one step a call
     config = _config(folder)
     config.data.device_limit_gib = SMALLER
-    with pytest.raises(train.Stopped, match="saved at step 17;"):
-        train.train_and_evaluate(config, tmp_path)
-    summary = train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(errors.Stopped, match="saved at step 17;"):
+        loop.train_and_evaluate(config, tmp_path)
+    summary = loop.train_and_evaluate(config, tmp_path)
     # Step 17 ends neither an epoch, of 11 steps, nor a chunk, of 5.
     assert summary["resumed_at_step"] == 17
     assert asked == list(range(33))
@@ -146,7 +140,7 @@ def test_a_directory_is_not_continued_with_data_read_in_the_other_way(folder, in
     config = _config(folder)
     config.data.stream = "always"
     with pytest.raises(ValueError, match=r"set config\.data\.stream=never"):
-        train.train_and_evaluate(config, in_memory)
+        loop.train_and_evaluate(config, in_memory)
 
 
 @pytest.mark.parametrize("name", ["made_set", "digits"])
@@ -171,10 +165,10 @@ def test_a_batch_is_a_function_of_seed_and_step(folder):
     split = data.load("made_set", folder, stream="always").train
     images, labels = data.read_all(split)
     rows = np.arange(8, 24)
-    batches = stream.training_batches(split, 7, 32, 39, rows)
+    batches = streaming.training_batches(split, 7, 32, 39, rows)
     assert len(batches) == 39
     for step in (38, 0, 12, 13, 26, 1):  # 13 steps an epoch, in any order
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), steps.ORDER), step // 13)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), rng.ORDER), step // 13)
         start = step % 13 * 32
         chosen = np.asarray(jax.random.permutation(key, 430))[start : start + 32][rows]
         np.testing.assert_array_equal(batches[step].images, images[chosen])
@@ -184,8 +178,8 @@ def test_a_batch_is_a_function_of_seed_and_step(folder):
 @pytest.mark.parametrize("start", [0, 4, 38])
 def test_chunks_are_the_batches_in_order_from_any_start(folder, start):
     split = data.load("made_set", folder, stream="always").train
-    batches = stream.training_batches(split, 0, 32, 39, np.arange(32))
-    with stream.prefetched(batches, sharding.make_mesh(1), 32, 4, start) as chunks:
+    batches = streaming.training_batches(split, 0, 32, 39, np.arange(32))
+    with streaming.prefetched(batches, sharding.make_mesh(1), 32, 4, start) as chunks:
         got = [jax.device_get(chunk) for chunk in chunks]
     assert [chunk.labels.shape for chunk in got] == [(4, 32)] * -(-(39 - start) // 4)
     for number in range(start, start + 4 * len(got)):
@@ -198,7 +192,7 @@ def test_chunks_are_the_batches_in_order_from_any_start(folder, start):
 def test_threads_stop_when_a_feed_is_left(folder):
     split = data.load("made_set", folder, stream="always").train
     before = set(threading.enumerate())
-    with stream.training_feed(_config(folder), split, 39, sharding.make_mesh(1), 0) as feed:
+    with streaming.training_feed(_config(folder), split, 39, sharding.make_mesh(1), 0) as feed:
         feed(0)
         started = set(threading.enumerate()) - before
         assert started
@@ -226,7 +220,9 @@ PROCESS = """
 import sys
 import jax
 import numpy as np
-from lconv_jax import data, sharding, stream
+from lconv_jax import data
+from lconv_jax.parallel import sharding
+from lconv_jax.training import streaming
 
 index, port = int(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_platforms", "cpu")
@@ -237,9 +233,9 @@ images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1)
 split = data.stream_arrays(data.Split(images, np.arange(60, dtype=np.int32)))
 rows = sharding.local_rows(mesh, 12)
 assert rows.tolist() == list(range(6 * index, 6 * index + 6)), rows
-whole = stream.training_batches(split, 3, 12, 10, np.arange(12))
-mine = stream.training_batches(split, 3, 12, 10, rows)
-with stream.prefetched(mine, mesh, 12, 2, 4) as chunks:
+whole = streaming.training_batches(split, 3, 12, 10, np.arange(12))
+mine = streaming.training_batches(split, 3, 12, 10, rows)
+with streaming.prefetched(mine, mesh, 12, 2, 4) as chunks:
     for first, chunk in zip((4, 6, 8), chunks, strict=True):
         assert chunk.images.shape == (2, 12, 1, 1) and chunk.labels.shape == (2, 12)
         want = np.stack([whole[first].labels, whole[first + 1].labels])
@@ -277,14 +273,14 @@ def test_two_processes_make_whole_batches_of_their_parts():
 
 def test_chunks_are_bounded(folder):
     split = data.load("made_set", folder, stream="always").train
-    assert stream.example_bytes(split) == EXAMPLE_BYTES
-    assert stream.chunk_steps(split, 32, 1000) == stream.MOST_STEPS
-    assert stream.chunk_steps(split, 32, 9) == 9
+    assert streaming.example_bytes(split) == EXAMPLE_BYTES
+    assert streaming.chunk_steps(split, 32, 1000) == streaming.MOST_STEPS
+    assert streaming.chunk_steps(split, 32, 9) == 9
     # 64 × 64 × 3 + 4 bytes an example: ten batches of 512 fit 64 MiB, and 11 do not.
     imagenet = dataclasses.replace(split.images, records=_Shape((1000, 64, 64, 3)))
     imagenet = data.Split(imagenet, dataclasses.replace(imagenet, what="labels"))
-    assert stream.chunk_steps(imagenet, 512, 1000) == 10
-    assert stream.chunk_steps(imagenet, 100_000, 1000) == 1
+    assert streaming.chunk_steps(imagenet, 512, 1000) == 10
+    assert streaming.chunk_steps(imagenet, 100_000, 1000) == 1
 
 
 @dataclasses.dataclass
@@ -301,10 +297,9 @@ def test_evaluation_in_batches_larger_than_the_set_is_that_in_memory(folder):
     model = models.create("s_fc", alpha=2, num_classes=CLASSES)
     init = jax.jit(functools.partial(model.init, train=False))
     variables = init(jax.random.key(1), np.zeros((2, *SHAPE), np.float32))
-    arrange, augment = steps.make_arrange(config, SHAPE), steps.make_augment(config)
-    given = model, augment, arrange, batch_size, sharding.make_mesh(1)
+    given = model, make_inputs(config, SHAPE), batch_size, sharding.make_mesh(1)
     key = jax.random.key(3)
-    statistics = evaluate.make_statistics(*given)
+    statistics = evaluation.make_statistics(*given)
     params, batch_stats = variables["params"], variables["batch_stats"]
     here, there = (
         jax.device_get(statistics(params, batch_stats, dataset.train.images, key))
@@ -317,7 +312,7 @@ def test_evaluation_in_batches_larger_than_the_set_is_that_in_memory(folder):
         params = variables["params"]
         batch_stats = variables["batch_stats"]
 
-    run = evaluate.make_evaluate(*given)
+    run = evaluation.make_evaluate(*given)
     assert run(State, streamed.train, streamed.test, key) == run(
         State, whole.train, whole.test, key
     )
@@ -383,7 +378,7 @@ def test_what_is_wrong_with_a_record_is_said_when_it_is_read(tmp_path, wrong):
         examples["train"][200]["label"] = -1  # what TFDS writes where there is no label
     tfds_made.make(tmp_path, FEATURES, examples)
     split = data.load("made_set", tmp_path, stream="always").train
-    feeding = stream.training_feed(_config(tmp_path), split, 13, sharding.make_mesh(1), 0)
+    feeding = streaming.training_feed(_config(tmp_path), split, 13, sharding.make_mesh(1), 0)
     says = r"image \d+ has shape \(6, 8, 3\)" if wrong == "size" else r"label -1 of example \d+"
     with feeding as feed, pytest.raises(data.DataError, match=says) as error:
         feed(0)
@@ -398,9 +393,9 @@ def test_whatever_a_reading_thread_meets_is_raised(error):
         return np.arange(4)
 
     split = data.Split(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32))
-    batches = stream.Batches(split, 10, index, np.arange(4))
+    batches = streaming.Batches(split, 10, index, np.arange(4))
     with (
-        stream.prefetched(batches, sharding.make_mesh(1), 4, 2) as chunks,
+        streaming.prefetched(batches, sharding.make_mesh(1), 4, 2) as chunks,
         pytest.raises((data.DataError, OSError), match="gone"),
     ):
         list(chunks)
@@ -410,7 +405,7 @@ def test_a_sweep_of_a_streamed_set_is_refused(folder, tmp_path):
     config = _config(folder)
     config.data.device_limit_gib = SMALLER
     with pytest.raises(ValueError, match=r"config\.data\.stream = 'auto': .* set it to never"):
-        sweep.run(config, tmp_path / "sweep", {"optimizer.beta": [0.0, 10.0]})
+        sweeps.run(config, tmp_path / "sweep", {"optimizer.beta": [0.0, 10.0]})
     assert not (tmp_path / "sweep").exists()
 
 

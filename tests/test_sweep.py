@@ -10,9 +10,12 @@ import time
 
 import pytest
 
-from lconv_jax import metrics, sweep, together, train
-from lconv_jax.config import KEYS, ConfigError
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax import errors, sweep
+from lconv_jax.config import KEYS, ConfigError, with_overrides
+from lconv_jax.experiments import sweeps
+from lconv_jax.host.signals import deferred_signals
+from lconv_jax.rundir import metrics
+from lconv_jax.training import lanes, loop
 from tests import processes, tiny_config
 
 
@@ -29,7 +32,7 @@ def test_the_grid_is_the_product_of_its_values_and_the_seeds():
         "train.batch_size": [64, 128],
         "data.flip": [True, False],
     }
-    settings = sweep.expand(_config(seed=5), grid, seeds=3)
+    settings = sweeps.expand(_config(seed=5), grid, seeds=3)
     got = [
         (c.optimizer.l1.conv, c.train.batch_size, c.data.flip, c.seed)
         for setting in settings
@@ -65,7 +68,7 @@ def test_the_grid_is_the_product_of_its_values_and_the_seeds():
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(texts, says, tmp_path):
     with pytest.raises(ValueError, match=says):
-        sweep.run(_config(), tmp_path / "sweep", sweep.parse_grid(texts))
+        sweeps.run(_config(), tmp_path / "sweep", sweep.parse_grid(texts))
     assert not (tmp_path / "sweep").exists()
 
 
@@ -77,14 +80,14 @@ def test_a_value_with_commas_is_quoted():
 
 def test_a_grid_of_more_runs_than_anybody_trains_is_refused_at_once():
     with pytest.raises(ConfigError, match=r"--seeds=1000000000 make 2000000000 runs; 10000 are"):
-        sweep.expand(_config(), {"optimizer.beta": [1, 2]}, seeds=10**9)
+        sweeps.expand(_config(), {"optimizer.beta": [1, 2]}, seeds=10**9)
 
 
 def test_a_grid_whose_directories_no_disk_takes_is_refused():
     grid = {key: [default.default] for key, default in KEYS.items() if key != "seed"}
     grid |= {"optimizer.l1.conv": [1e-3], "data.validation": [200]}
     with pytest.raises(ConfigError, match=r"255 are possible. Give fewer keys"):
-        sweep.expand(_config(), grid)
+        sweeps.expand(_config(), grid)
 
 
 def test_flags_of_several_processes_are_refused(tmp_path):
@@ -101,32 +104,32 @@ def test_a_signal_as_one_run_ends_stops_those_after_it(shrink, tmp_path, monkeyp
     trained = []
 
     def train_one(runs, whole, program):
-        with train.deferred_signals():
+        with deferred_signals():
             trained.append(runs[0].directory)
             signal.raise_signal(signal.SIGTERM)
 
     def train_alone(config, directory):
-        train_one([together.Run(None, directory)], None, None)
+        train_one([lanes.Run(None, directory)], None, None)
 
-    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
-    monkeypatch.setattr(together, "train_together", train_one)
-    monkeypatch.setattr(train, "train_and_evaluate", train_alone)
+    monkeypatch.setattr(lanes, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(lanes, "train_together", train_one)
+    monkeypatch.setattr(loop, "train_and_evaluate", train_alone)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(train.Stopped):
-        sweep.run(_config(**{"train.shrink": shrink}), tmp_path, {}, seeds=3, most=1)
+    with pytest.raises(errors.Stopped):
+        sweeps.run(_config(**{"train.shrink": shrink}), tmp_path, {}, seeds=3, most=1)
     assert len(trained) == 1
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_another_sweep_s_directory_is_refused_before_anything_is_written(tmp_path):
-    (setting,) = sweep.expand(_config(), {"optimizer.beta": [2]})
+    (setting,) = sweeps.expand(_config(), {"optimizer.beta": [2]})
     (folder,) = map(pathlib.Path, setting.directories(str(tmp_path)))
     folder.mkdir(parents=True)
     config = _config(**{"train.epochs": 3, "optimizer.beta": 2.0}).to_dict()
     text = json.dumps({"config": config, "data_sha256": "", "changes": []})
     (folder / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config.train.epochs: 3 there, 12 here"):
-        sweep.run(_config(), tmp_path, {"optimizer.beta": [1, 2]})
+        sweeps.run(_config(), tmp_path, {"optimizer.beta": [1, 2]})
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [folder / "config.json"]
 
 
@@ -161,15 +164,15 @@ def test_as_many_train_together_as_memory_and_the_flag_allow(
 
     def train_together(runs, whole, program):
         assert program.argument_size_in_bytes == 10 * len(runs)
-        assert len({together.program_key(run.experiment.config) for run in runs}) == 1
+        assert len({lanes.program_key(run.setup.config) for run in runs}) == 1
         trained.append([run.directory for run in runs])
 
-    monkeypatch.setattr(together, "compile_together", lambda group, whole: _Memory(len(group)))
-    monkeypatch.setattr(together, "train_together", train_together)
-    monkeypatch.setattr(together, "bytes_available", lambda: available)
-    monkeypatch.setattr(together, "worthwhile", lambda experiment: 1000)
+    monkeypatch.setattr(lanes, "compile_together", lambda group, whole: _Memory(len(group)))
+    monkeypatch.setattr(lanes, "train_together", train_together)
+    monkeypatch.setattr(lanes, "bytes_available", lambda: available)
+    monkeypatch.setattr(lanes, "most_together", lambda setup: 1000)
     grid = {"optimizer.beta": [1, 2], "model.alpha": [2, 3]}
-    result = sweep.run(_config(), tmp_path, grid, seeds=3, most=most)
+    result = sweeps.run(_config(), tmp_path, grid, seeds=3, most=most)
     assert [len(chunk) for chunk in trained] == sizes
     assert len({directory for chunk in trained for directory in chunk}) == 12
     assert result["best"] is None, "none has a summary"
@@ -184,7 +187,7 @@ def _write(folder, validation, test=0.5, density=0.1):
 
 def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
     grid = {"optimizer.beta": [0, 1, 10, 50], "optimizer.l1.conv": [1e-4]}
-    settings = sweep.expand(_config(), grid, seeds=2)
+    settings = sweeps.expand(_config(), grid, seeds=2)
     low, high, diverged, unfinished = (s.directories(str(tmp_path)) for s in settings)
     _write(low[0], 0.7, test=0.9)
     _write(low[1], 0.6, test=0.9)
@@ -192,9 +195,9 @@ def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
     _write(high[1], 0.6)
     _write(diverged[0], 0.99)
     pathlib.Path(diverged[1]).mkdir()
-    together.mark_diverged(diverged[1], RuntimeError("not finite"))
+    lanes.mark_diverged(diverged[1], RuntimeError("not finite"))
     _write(unfinished[1], 0.95)
-    result = sweep.collect(settings, str(tmp_path), ["--config=a.py", "--config.train.epochs=3"])
+    result = sweeps.collect(settings, str(tmp_path), ["--config=a.py", "--config.train.epochs=3"])
     assert [s["changes"]["optimizer.beta"] for s in result["settings"]] == [1.0, 0.0, 10.0, 50.0]
     first = result["settings"][0]
     assert first["validation/accuracy"]["mean"] == pytest.approx(0.7)
@@ -205,7 +208,7 @@ def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
         *("--config.optimizer.beta=1", "--config.optimizer.l1.conv=0.0001"),
         f"--workdir={tmp_path}/best",
     ]
-    head, *body = sweep.rows(result)
+    head, *body = sweeps.rows(result)
     assert head == [
         "",
         "beta",
@@ -217,19 +220,19 @@ def test_the_ranking_is_by_mean_validation_accuracy_of_whole_settings(tmp_path):
     ]
     assert body[0][3:] == ["70.00% ± 14.14%", "50.00% ± 0.00%", "10.00% ± 0.00%", "2"]
     assert [line[-1] for line in body] == ["2", "2", "1 of 2, 1 diverged", "1 of 2"]
-    assert len(sweep.markdown(result).splitlines()) == 2 + 4 + 2
+    assert len(sweeps.markdown(result).splitlines()) == 2 + 4 + 2
 
 
 def test_shrinking_runs_are_trained_alone(tmp_path, monkeypatch):
     def train_alone(config, workdir):
         if config.seed:
             os.makedirs(workdir)
-            raise train.TrainingError("not finite")
+            raise errors.TrainingError("not finite")
         _write(workdir, 0.75)
 
-    monkeypatch.setattr(train, "train_and_evaluate", train_alone)
+    monkeypatch.setattr(loop, "train_and_evaluate", train_alone)
     config = _config(**{"train.shrink": "exact", "optimizer.momentum": 0.0})
-    (setting,) = sweep.run(config, tmp_path, {"optimizer.beta": [10.0]}, seeds=2)["settings"]
+    (setting,) = sweeps.run(config, tmp_path, {"optimizer.beta": [10.0]}, seeds=2)["settings"]
     assert [run.get("validation/accuracy") for run in setting["runs"]] == [0.75, None]
     assert setting["runs"][1]["diverged"] == "not finite"
 

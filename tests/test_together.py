@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import data, metrics, models, programs, steps, together, train
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax import data, models
+from lconv_jax.config import with_overrides
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.workdir import open_workdir
+from lconv_jax.training import lanes, loop, programs, rng
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import final_digests, in_dtype, timeless
 
@@ -33,17 +37,15 @@ def _configs(**changes):
 def compiled():
     """(configurations, undivided data, program)."""
     configs = _configs()
-    whole = together.undivided(configs[0])
-    return configs, whole, together.compile_together(together.prepare_together(configs), whole)
+    whole = lanes.load_whole(configs[0])
+    return configs, whole, lanes.compile_together(lanes.prepare_together(configs), whole)
 
 
 def _runs(configs, folder):
     directories = [str(folder / str(index)) for index in range(len(configs))]
     return [
-        together.Run(experiment, directory)
-        for experiment, directory in zip(
-            together.prepare_together(configs), directories, strict=True
-        )
+        lanes.Run(experiment, directory)
+        for experiment, directory in zip(lanes.prepare_together(configs), directories, strict=True)
     ]
 
 
@@ -52,7 +54,7 @@ def finished(compiled, tmp_path_factory):
     """The folder of the four runs, trained together."""
     folder = tmp_path_factory.mktemp("together")
     configs, whole, program = compiled
-    together.train_together(_runs(configs, folder), whole, program)
+    lanes.train_together(_runs(configs, folder), whole, program)
     return folder
 
 
@@ -66,17 +68,15 @@ def finished(compiled, tmp_path_factory):
 )
 def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
     with jax.enable_x64(True):
-        experiments = [
-            in_dtype(programs.prepare(config), jnp.float64) for config in _configs(**changes)
-        ]
-        whole = together.undivided(experiments[0].config)
-        program = together.compile_together(experiments, whole)
-        lanes = together.make_lanes(experiments, whole)
+        experiments = [in_dtype(prepare(config), jnp.float64) for config in _configs(**changes)]
+        whole = lanes.load_whole(experiments[0].config)
+        program = lanes.compile_together(experiments, whole)
+        differing = lanes.make_lanes(experiments, whole)
         alone = [programs.initial_state(experiment) for experiment in experiments]
         states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
         plan, split, got = experiments[0].plan, jax.device_put(whole.train), []
         for _ in range(12):
-            states, rows = program(states, lanes, split, jnp.int32(plan.steps_per_epoch))
+            states, rows = program(states, differing, split, jnp.int32(plan.steps_per_epoch))
             got.append(jax.device_get(rows))
         for index in compared:
             experiment = experiments[index]
@@ -102,7 +102,7 @@ def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
 def test_in_float32_the_first_steps_are_equal_and_the_end_is_within_seed_spread(finished, tmp_path):
     config = _configs()[0]
     summaries = [
-        train.train_and_evaluate(with_overrides(config, {"seed": seed}), tmp_path / str(seed))
+        loop.train_and_evaluate(with_overrides(config, {"seed": seed}), tmp_path / str(seed))
         for seed in range(3)
     ]
     accuracies = [summary["metrics"]["validation/accuracy"] for summary in summaries]
@@ -125,14 +125,14 @@ def test_a_run_of_them_is_accepted_as_a_lone_one(finished):
     config, directory = _configs()[2], finished / "2"
     before = (directory / "metrics.jsonl").read_bytes()
     stored = json.loads((directory / "summary.json").read_text())
-    assert train.train_and_evaluate(config, directory) == stored
+    assert loop.train_and_evaluate(config, directory) == stored
     assert (directory / "metrics.jsonl").read_bytes() == before
 
 
 def test_thresholds_are_products_rounded_once(finished, compiled):
     configs, whole, _ = compiled
-    experiments = together.prepare_together(configs)
-    numbers = together.make_lanes(experiments, whole).numbers
+    experiments = lanes.prepare_together(configs)
+    numbers = lanes.make_lanes(experiments, whole).numbers
     exact = np.float32(7e-3 * 6.0)
     assert exact != np.float32(7e-3) * np.float32(6.0), "the test says nothing"
     assert numbers["threshold.conv"][0] == exact
@@ -163,12 +163,12 @@ def test_killed_between_the_saves_of_two_runs_all_end_with_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_some)
         with pytest.raises(_KilledError):
-            together.train_together(_runs(configs, tmp_path), whole, program)
+            lanes.train_together(_runs(configs, tmp_path), whole, program)
     steps_saved = [
         Checkpoints(tmp_path / str(index) / "checkpoints").steps() for index in range(len(configs))
     ]
     assert len({tuple(found) for found in steps_saved}) == 2, "some are further on than others"
-    together.train_together(_runs(configs, tmp_path), whole, program)
+    lanes.train_together(_runs(configs, tmp_path), whole, program)
     for index in range(len(configs)):
         mine, reference = tmp_path / str(index), finished / str(index)
         assert final_digests(mine) == final_digests(reference)
@@ -181,18 +181,18 @@ def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path):
     runs = _runs(configs, tmp_path)
     shutil.copytree(finished / "0", tmp_path / "0")
     summary = (tmp_path / "0" / "summary.json").read_bytes()
-    experiment = runs[1].experiment
+    experiment = runs[1].setup
     state, _ = programs.compile_train_steps(experiment)(
         programs.initial_state(experiment), jax.device_put(experiment.dataset.train), jnp.int32(8)
     )
     folder = tmp_path / "1"
     digest = data.digest(experiment.dataset)
     with (
-        train.open_workdir(folder, configs[1], digest),
+        open_workdir(folder, configs[1], digest),
         Checkpoints(folder / "checkpoints") as checkpoints,
     ):
         checkpoints.save(8, state)
-    together.train_together(runs, whole, program)
+    lanes.train_together(runs, whole, program)
     assert (tmp_path / "0" / "summary.json").read_bytes() == summary
     lines, total = metrics.read_metrics(folder), experiment.plan.total_steps
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(9, total + 1))
@@ -207,23 +207,23 @@ def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
     configs = list(configs)
     configs[1] = with_overrides(configs[1], {"optimizer.learning_rate": 1e25})
     runs = _runs(configs, tmp_path)
-    together.train_together(runs, whole, program)
-    assert "loss is not finite at step 2" in together.read_diverged(tmp_path / "1")
+    lanes.train_together(runs, whole, program)
+    assert "loss is not finite at step 2" in lanes.read_diverged(tmp_path / "1")
     assert not (tmp_path / "1" / "summary.json").exists()
     assert Checkpoints(tmp_path / "1" / "checkpoints").steps() == []
     for index in (0, 2, 3):
         assert final_digests(tmp_path / str(index)) == final_digests(finished / str(index))
         assert timeless(tmp_path / str(index)) == timeless(finished / str(index))
-    assert all(map(together.is_over, runs))
+    assert all(map(lanes.is_over, runs))
     before = (tmp_path / "1" / "metrics.jsonl").read_bytes()
-    together.train_together(runs, whole, program)
+    lanes.train_together(runs, whole, program)
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
 
 
 def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
     config = with_overrides(tiny_config.get_config(), BASE | {"data.examples": 800, "seed": 7})
-    experiment, whole = programs.prepare(config), together.undivided(config)
-    kept, held_out = together.divided_rows(experiment, whole)
+    experiment, whole = prepare(config), lanes.load_whole(config)
+    kept, held_out = lanes.divided_rows(experiment, whole)
     for rows, split in (
         (kept, experiment.dataset.train),
         (held_out, experiment.dataset.validation),
@@ -235,8 +235,8 @@ def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_traced_seed_gives_the_keys_of_the_configured_one(seed):
-    traced = jax.jit(lambda seed: jax.random.key_data(steps.key_for(seed, steps.ORDER, 3)))
-    want = jax.random.key_data(steps.key_for(seed, steps.ORDER, 3))
+    traced = jax.jit(lambda seed: jax.random.key_data(rng.key_for(seed, rng.ORDER, 3)))
+    want = jax.random.key_data(rng.key_for(seed, rng.ORDER, 3))
     np.testing.assert_array_equal(traced(np.uint32(seed)), want)
 
 
@@ -244,9 +244,9 @@ def test_what_one_program_trains():
     base = with_overrides(tiny_config.get_config(), BASE)
 
     def key(**changes):
-        return together.program_key(with_overrides(base, changes))
+        return lanes.program_key(with_overrides(base, changes))
 
-    assert len({together.program_key(config) for config in _configs()}) == 1
+    assert len({lanes.program_key(config) for config in _configs()}) == 1
     for other in (
         {"model.alpha": 5},
         {"train.batch_size": 64},
@@ -260,8 +260,8 @@ def test_what_one_program_trains():
 
 def test_on_a_cpu_only_small_networks_train_together():
     small, large = (
-        programs.prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
+        prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))
         for alpha in (4, 32)
     )
-    assert together.worthwhile(small) > 1000
-    assert together.worthwhile(large) == (1 if jax.default_backend() == "cpu" else 2**31)
+    assert lanes.most_together(small) > 1000
+    assert lanes.most_together(large) == (1 if jax.default_backend() == "cpu" else 2**31)

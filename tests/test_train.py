@@ -8,21 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
-from lconv_jax import (
-    analysis,
-    data,
-    evaluate,
-    mdl,
-    metrics,
-    models,
-    programs,
-    steps,
-    train,
-    workdir,
-)
-from lconv_jax.checkpoint import Checkpoints
+from lconv_jax import analysis, data, errors, mdl, models
 from lconv_jax.config import ConfigError
+from lconv_jax.rundir import metrics, workdir
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.training import evaluation, inputs, loop, programs, steps
+from lconv_jax.training.inputs import Inputs, make_preprocess
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 
@@ -31,11 +25,11 @@ def finished(tmp_path_factory):
     """A finished run: (directory, config, summary)."""
     directory = tmp_path_factory.mktemp("run")
     config = tiny_config.get_config()
-    return directory, config, train.train_and_evaluate(config, directory)
+    return directory, config, loop.train_and_evaluate(config, directory)
 
 
 def _restored(directory, config):
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     with Checkpoints(directory / "checkpoints") as checkpoints:
         return experiment, *checkpoints.restore(experiment.state_shapes)
 
@@ -63,7 +57,7 @@ def test_logged_nonzeros_are_those_of_the_parameters(finished):
 
 def test_logged_estimates_follow_from_the_logged_counts(finished):
     directory, config, _ = finished
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     sizes = {name: k.size for name, k in models.kernels(experiment.state_shapes.params).items()}
     total, examples = sum(sizes.values()), len(experiment.dataset.train.labels)
     for line in metrics.read_metrics(directory):
@@ -123,7 +117,7 @@ def test_nonzeros_are_counted_exactly(shape):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_training_does_not_read_is_checked_for_finiteness_too(bad):
     """BN statistics reach no loss and no update, and would first be missed in evaluation."""
-    experiment = programs.prepare(tiny_config.get_config())
+    experiment = prepare(tiny_config.get_config())
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     state, rows = run(programs.initial_state(experiment), split, jnp.int32(2))
@@ -138,7 +132,7 @@ def test_what_training_does_not_read_is_checked_for_finiteness_too(bad):
 @pytest.mark.optimized
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     ends = []
@@ -155,7 +149,7 @@ def test_how_the_steps_are_grouped_changes_nothing():
 def test_a_finished_run_called_again_says_the_same(finished):
     directory, config, summary = finished
     before = (directory / "metrics.jsonl").read_text()
-    again = train.train_and_evaluate(config, directory)
+    again = loop.train_and_evaluate(config, directory)
     assert again["metrics"] == summary["metrics"]
     assert (directory / "metrics.jsonl").read_text() == before
 
@@ -169,7 +163,7 @@ def test_nothing_of_a_finished_run_is_cut_though_its_checkpoints_are_gone(
     shutil.rmtree(copy / "checkpoints")
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != "config.json"}
     with caplog.at_level(logging.WARNING):
-        assert train.train_and_evaluate(config, copy)["metrics"] == summary["metrics"]
+        assert loop.train_and_evaluate(config, copy)["metrics"] == summary["metrics"]
     assert "its last checkpoint is gone" in caplog.text
     after = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != "config.json"}
     assert after == before
@@ -196,10 +190,10 @@ def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished
     other.optimizer.beta = 7.0
     other.seed = 5
     with pytest.raises(ConfigError, match=r"(?s)config.optimizer.beta: 10.0 there, 7.0 here.*seed"):
-        train.train_and_evaluate(other, directory)
+        loop.train_and_evaluate(other, directory)
     free = config.copy_and_resolve_references()
     free.checkpoint.keep = 3
-    train.train_and_evaluate(free, directory)
+    loop.train_and_evaluate(free, directory)
     stored = json.loads((directory / "config.json").read_text())
     assert stored["changes"] == [{"key": "checkpoint.keep", "from": 2, "to": 3}]
 
@@ -207,14 +201,14 @@ def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished
 def test_a_directory_with_someone_else_s_checkpoints_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ConfigError, match=r"has checkpoints but no config\.json"):
-        train.train_and_evaluate(tiny_config.get_config(), tmp_path)
+        loop.train_and_evaluate(tiny_config.get_config(), tmp_path)
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
     config = tiny_config.get_config()
     refused = pytest.raises(ConfigError, match="in use by another process")
     with workdir.open_workdir(tmp_path, config, "sha"), refused:
-        train.train_and_evaluate(config, tmp_path)
+        loop.train_and_evaluate(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,14 +226,14 @@ def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path,
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=says):
-        train.train_and_evaluate(config, tmp_path / "run")
+        loop.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
     config = tiny_config.get_config("sgd")
     config.optimizer.learning_rate = 1e25
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     state, step, loss = programs.initial_state(experiment), 0, 0.0
@@ -247,8 +241,8 @@ def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
         state, rows = run(state, split, jnp.int32(1))
         step, loss = step + 1, float(rows["train/loss"][0])
     assert step > 1
-    with pytest.raises(train.TrainingError, match=f"not finite at step {step}; nothing of it was"):
-        train.train_and_evaluate(config, tmp_path)
+    with pytest.raises(errors.TrainingError, match=f"not finite at step {step}; nothing of it was"):
+        loop.train_and_evaluate(config, tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == []
 
@@ -258,13 +252,13 @@ def test_a_penalty_that_reaches_no_layer_is_refused(tmp_path):
     config.model.name, config.model.alpha = "three_fc", 16
     config.optimizer.l1.fc = 0.0
     with pytest.raises(ConfigError, match=r"regularises no layer of three_fc, which has l1\.fc"):
-        train.train_and_evaluate(config, tmp_path / "run")
+        loop.train_and_evaluate(config, tmp_path / "run")
 
 
 def test_reference_lr_sum_keeps_budget_and_threshold():
     config = tiny_config.get_config()
     config.optimizer.reference_lr_sum = 1000.0
-    effective = programs.prepare(config).plan.effective
+    effective = prepare(config).plan.effective
     assert effective["l1.conv * lr_sum"] == pytest.approx(4e-3 * 1000)
     assert effective["l1.conv * beta"] == pytest.approx(4e-3 * 10)
     assert effective["l1.conv"] > 4e-3
@@ -274,8 +268,8 @@ def test_permuted_pixels_are_the_same_pixels():
     config = tiny_config.get_config()
     config.data.permute = 1
     images = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
-    shown = np.asarray(steps.make_arrange(config, (8, 8, 1))(jnp.asarray(images)))
-    order = steps.permutation(config.seed, (8, 8, 1))
+    shown = np.asarray(inputs.make_preprocess(config, (8, 8, 1))(jnp.asarray(images)))
+    order = inputs.permutation(config.seed, (8, 8, 1))
     assert sorted(order) == list(range(64))
     back = shown.reshape(2, 64)[:, np.argsort(order)].reshape(images.shape)
     np.testing.assert_array_equal(back, np.asarray(data.normalize(jnp.asarray(images))))
@@ -284,36 +278,43 @@ def test_permuted_pixels_are_the_same_pixels():
 @pytest.mark.parametrize("count", [5, 128, 300])
 def test_evaluation_counts_every_example_once(count):
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     state = programs.initial_state(experiment)
     split = jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), experiment.dataset.test)
     whole = jax.tree.map(jnp.asarray, experiment.dataset.train)
-    arrange = steps.make_arrange(config, (8, 8, 1))
-    run = evaluate.make_evaluate(
-        experiment.model, lambda _, images: images, arrange, 128, experiment.mesh
+    preprocess = make_preprocess(config, (8, 8, 1))
+    run = evaluation.make_evaluate(
+        experiment.model, Inputs(lambda _, images: images, preprocess), 128, experiment.mesh
     )
     key = jax.random.key(0)
     found = run(state, whole, split, key)
-    batches = min(evaluate.BN_BATCHES, len(whole.labels) // 128)
+    batches = min(evaluation.BN_BATCHES, len(whole.labels) // 128)
     order = jax.random.permutation(jax.random.split(key)[0], len(whole.labels))
     chosen = order[: batches * 128].reshape(batches, 128)
-    inputs = jnp.stack([arrange(whole.images[index]) for index in chosen])
-    stats = evaluate.pooled_batch_stats(experiment.model, state.params, state.batch_stats, inputs)
+    inputs = jnp.stack([preprocess(whole.images[index]) for index in chosen])
+    stats = evaluation.pooled_batch_stats(experiment.model, state.params, state.batch_stats, inputs)
     variables = {"params": state.params, "batch_stats": stats}
-    logits = experiment.model.apply(variables, arrange(split.images), train=False)
+    logits = experiment.model.apply(variables, preprocess(split.images), train=False)
     correct = np.asarray(jnp.argmax(logits, -1) == split.labels)
     assert found["accuracy"] == correct.sum() / len(correct)
     log_p = jax.nn.log_softmax(logits)[np.arange(len(correct)), split.labels]
     assert found["loss"] == pytest.approx(-float(log_p.mean()), rel=1e-5)
+    expected = sklearn_metrics.confusion_matrix(
+        split.labels, jnp.argmax(logits, -1), labels=range(10)
+    )
+    listed = np.zeros((10, 10), int)
+    for label, answer, examples in found["confusion"]:
+        listed[label, answer] += examples
+    np.testing.assert_array_equal(listed, expected)
 
 
 def test_pooled_statistics_are_those_of_all_the_examples():
     # The first layer sees its inputs unnormalised, so pooling must be exact there.
     config = tiny_config.get_config()
-    experiment = programs.prepare(config)
+    experiment = prepare(config)
     state = programs.initial_state(experiment)
     inputs = data.normalize(jnp.asarray(experiment.dataset.train.images[:512])) + 3.0
-    stats = evaluate.pooled_batch_stats(
+    stats = evaluation.pooled_batch_stats(
         experiment.model, state.params, state.batch_stats, inputs.reshape(4, 128, 8, 8, 1)
     )
     before = inputs.reshape(512, -1) @ state.params["conv1"]["kernel"]
@@ -325,10 +326,10 @@ def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path)
     config = tiny_config.get_config()
     config.data.permute = 1
     config.train.epochs = 4
-    summary = train.train_and_evaluate(config, tmp_path)
+    summary = loop.train_and_evaluate(config, tmp_path)
     _, _, state = _restored(tmp_path, config)
     kernel = np.asarray(state.params["conv1"]["kernel"])
-    back = np.argsort(steps.permutation(config.seed, (8, 8, 1)))
+    back = np.argsort(inputs.permutation(config.seed, (8, 8, 1)))
     assert summary["locality"] == [
         analysis.locality(kernel[back], (8, 8, 1), min_nonzeros=least)._asdict()
         for least in (1, 10)
@@ -346,7 +347,7 @@ def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path)
 def test_the_test_set_is_read_as_often_as_asked(tmp_path, test, validation, want):
     config = tiny_config.get_config()
     config.log.test, config.data.validation = test, validation
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
     lines = metrics.read_metrics(tmp_path)
     times = {
         name: len(metrics.column(lines, f"{name}/accuracy")[0]) for name in ("eval", "validation")
@@ -354,5 +355,5 @@ def test_the_test_set_is_read_as_often_as_asked(tmp_path, test, validation, want
     assert {name: count for name, count in times.items() if count} == want
     # Nor is it asked for when the summary is made anew from the last checkpoint.
     (tmp_path / "summary.json").unlink()
-    again = train.train_and_evaluate(config, tmp_path)
+    again = loop.train_and_evaluate(config, tmp_path)
     assert {f"{name}/accuracy" in again["metrics"] for name in want} == {True}

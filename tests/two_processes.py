@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import checkpoint, distributed, programs, sharding
+from lconv_jax.parallel import distributed, sharding
+from lconv_jax.rundir import checkpoint
+from lconv_jax.training import programs
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import in_dtype
 
@@ -26,7 +29,7 @@ def losses_and_digests(data, model):
     config = tiny_config.get_config()
     config.model.alpha = 16
     config.sharding.data, config.sharding.model = data, model
-    experiment = in_dtype(programs.prepare(config), jnp.float64)
+    experiment = in_dtype(prepare(config), jnp.float64)
     run, state = programs.compile_train_steps(experiment), programs.initial_state(experiment)
     digests = checkpoint.leaf_digests(state)
     split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))

@@ -2,11 +2,13 @@
 
 from lconv_jax.analysis.filters import (
     choose_filters,
+    choose_units,
     draw_signals,
     first_layer_filters,
     picture,
     save_filters,
     tile,
+    unpermuted_rows,
 )
 from lconv_jax.analysis.localisation import (
     Localisation,
@@ -26,6 +28,7 @@ __all__ = [
     "Recovery",
     "Structure",
     "choose_filters",
+    "choose_units",
     "cut",
     "draw_signals",
     "first_layer_filters",
@@ -42,5 +45,6 @@ __all__ = [
     "support_bits",
     "tile",
     "unit_spread",
+    "unpermuted_rows",
     "window_share",
 ]

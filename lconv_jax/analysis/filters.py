@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.files import write_atomically
-
-# The inks of the largest positive and negative weight.
-_RED, _BLUE = np.array([0.70, 0.02, 0.15]), np.array([0.02, 0.19, 0.58])
+from lconv_jax.analysis import filter_key
+from lconv_jax.analysis.colours import BLUE, RED, diverging, tints
+from lconv_jax.host.files import write_atomically
 
 
 def first_layer_filters(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -38,6 +37,21 @@ def first_layer_filters(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[np
     return filters if rank == 2 else filters[:, None]
 
 
+def unpermuted_rows(
+    kernel: Any, order: NDArray[np.integer[Any]], image_shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """A dense first layer's weights [inputs, units] for images whose pixels were not permuted.
+
+    Args:
+      kernel: of a network that saw pixel order[i] of each image as pixel i; channels stay together.
+      order: [pixels].
+      image_shape: [*spatial, channels] of the input.
+    """
+    weights = np.asarray(kernel)
+    by_pixel = weights.reshape(-1, image_shape[-1], weights.shape[-1])
+    return by_pixel[np.argsort(order)].reshape(weights.shape)
+
+
 def choose_filters(
     filters: NDArray[np.float32], count: int, *, min_nonzeros: int = 20, seed: int = 0
 ) -> NDArray[np.float32]:
@@ -45,12 +59,19 @@ def choose_filters(
 
     The paper draws its filters so (Figure 4). If there are fewer, the fullest others follow.
     """
+    return filters[choose_units(filters, count, min_nonzeros=min_nonzeros, seed=seed)]
+
+
+def choose_units(
+    filters: NDArray[np.float32], count: int, *, min_nonzeros: int = 20, seed: int = 0
+) -> NDArray[np.int64]:
+    """The indices of the filters that `choose_filters` chooses, in its order."""
     nonzeros = np.count_nonzero(filters.reshape(len(filters), -1), axis=1)
     order = np.random.default_rng(seed).permutation(len(filters))
     enough = order[nonzeros[order] >= min_nonzeros]
     others = order[nonzeros[order] < min_nonzeros]
     fullest = others[np.argsort(-nonzeros[others], kind="stable")]
-    return filters[np.concatenate([enough, fullest])[:count]]
+    return np.concatenate([enough, fullest])[:count]
 
 
 def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArray[np.uint8]:
@@ -64,10 +85,10 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
     peak = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     scaled = filters / np.where(peak > 0, peak, 1)
     if channels == 3:
-        rgb: NDArray[Any] = 0.5 + 0.5 * scaled
+        rgb: NDArray[Any] = tints(scaled)
     else:
         value = np.clip(scaled.sum(-1, keepdims=True), -1, 1)
-        rgb = _colours(value)
+        rgb = diverging(value)
     pixels = np.kron((255 * rgb).astype(np.uint8), np.ones((1, scale, scale, 1), np.uint8))
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -82,10 +103,16 @@ def tile(filters: NDArray[np.float32], *, scale: int = 2, gap: int = 2) -> NDArr
 
 
 def picture(filters: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Filters as a picture to look at: `tile` for images, `draw_signals` for signals."""
+    """Filters as a picture to look at: `tile` for images, `draw_signals` for signals.
+
+    Below them a key says what the colours are. The shorter side of an image takes at least 40
+    pixels, the longer one at least 96.
+    """
     if filters.shape[1] == 1:
-        return draw_signals(filters)
-    return tile(filters, scale=max(1, 84 // max(filters.shape[1:3])))
+        return filter_key.below(draw_signals(filters), filter_key.SIGNAL, filters.shape[3])
+    shortest, longest = sorted(filters.shape[1:3])
+    scale = max(math.ceil(96 / longest), math.ceil(40 / shortest))
+    return filter_key.below(tile(filters, scale=scale), filter_key.IMAGE, filters.shape[3])
 
 
 def draw_signals(filters: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.uint8]:
@@ -124,7 +151,7 @@ def draw_signals(filters: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.
         boxes.append([(x, y), (x + wide, y), (x + wide, y + high), (x, y + high), (x, y)])
         if channels > 1:
             axes.imshow(
-                _colours(weights.T[..., None]),
+                diverging(weights.T[..., None]),
                 extent=(x, x + wide, y + high, y),
                 aspect="auto",
                 interpolation="nearest",
@@ -135,7 +162,7 @@ def draw_signals(filters: NDArray[np.float32], *, scale: int = 1) -> NDArray[np.
         for at, weight in zip(x + centres, weights[:, 0], strict=True):
             if weight:
                 bars.append([(at, zero), (at, zero - 0.47 * high * weight)])
-                inks.append(_RED if weight > 0 else _BLUE)
+                inks.append(RED if weight > 0 else BLUE)
     # Lines are in points, 72 to the 100 pixels of an inch.
     bar_width = 0.72 * max(0.75 * wide / length, 1)
     axes.add_collection(collections.LineCollection(baselines, colors="0.6", linewidths=0.5))
@@ -168,8 +195,3 @@ def save_filters(filters: NDArray[np.float32], path: str | os.PathLike[str]) -> 
     drawn = io.BytesIO()
     image.imsave(drawn, picture(filters), format="png")
     write_atomically(path, drawn.getvalue())
-
-
-def _colours(values: NDArray[Any]) -> NDArray[Any]:
-    """Values in −1 … 1, [..., 1], as RGB: blue is −1, white 0, red 1."""
-    return 1 - np.abs(values) * (1 - np.where(values > 0, _RED, _BLUE))

@@ -47,13 +47,17 @@ class Chunk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set. `validation` has no rows unless it has its own, or some were held out."""
+    """A data set. `validation` has no rows unless it has its own, or some were held out.
+
+    `class_names` are in the order of the labels, and empty where the classes have no names.
+    """
 
     name: str
     num_classes: int
     train: Split
     validation: Split
     test: Split
+    class_names: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -76,6 +80,7 @@ class Source(NamedTuple):
     test_file: str
     validation: Split | None = None
     validation_file: str = ""
+    class_names: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, tuple[Split, str]]:
         """The splits that there are, and where they come from, by their fields' names."""
@@ -128,6 +133,9 @@ def read_all(split: Split) -> Split:
         nbytes(split),
         "Read it as it is needed: config.data.stream=auto",
     )
+    loaded = split.images.records.load() if split.images.rows is None else None
+    if loaded is not None:
+        return Split(*loaded)
     images = np.empty(split.images.shape, split.images.dtype)
     labels = np.empty(split.labels.shape, split.labels.dtype)
     for number, block in enumerate(blocks(split)):
@@ -142,8 +150,22 @@ def nbytes(*splits: Split) -> int:
     return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
 
 
+def about(dataset: Dataset) -> dict[str, Any]:
+    """What a run directory says of its data, for JSON: names, shape, numbers of examples."""
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    return {
+        "name": dataset.name,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "num_examples": {name: len(split.labels) for name, split in splits.items()},
+    }
+
+
 def digest(dataset: Dataset) -> str:
     """SHA-256, in hex, of all a run sees of its data: names, types, shapes and every value.
+
+    Names of classes are not part of it: nothing that is computed depends on them.
 
     What is streamed from disk would take too long to read. Of it the digest covers names, types
     and shapes, which records each split has, their number and bytes, their files' names and sizes,
@@ -225,6 +247,7 @@ def divide(source: Source, *, validation: int, examples: int, seed: int) -> Data
         train=_take(train, kept),
         validation=_take(train, held_out) if own is None or validation != 0 else own,
         test=source.test,
+        class_names=source.class_names,
     )
 
 

@@ -15,13 +15,13 @@ import stat
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from lconv_jax import memory
 from lconv_jax.data import limits
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
+from lconv_jax.host import memory
 
 AGAIN = "Write or copy it again"
 _BLOCK = 1 << 24
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 # The first bytes of files that are no text, and what they are.
 _OTHERS = {
     b"BZh": "compressed by bzip2",
@@ -120,7 +120,7 @@ def opened(path: pathlib.Path, remedy: str = AGAIN, unpack: bool = True) -> Iter
             what = "a folder" if stat.S_ISDIR(mode) else "no regular file, but a FIFO or device"
             raise DataError(f"{path}: is {what}. {remedy}")
         file: IO[bytes] = stack.enter_context(open(path, "rb"))
-        if unpack and file.read(len(_GZIP)) == _GZIP:
+        if unpack and file.read(len(GZIP)) == GZIP:
             file.seek(0)
             stack.enter_context(
                 reading(path, remedy, "truncated or damaged gzip file, or not read to its end")

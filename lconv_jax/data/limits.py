@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lconv_jax import memory
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
+from lconv_jax.host import memory
 
 # What a data set that is made to order, and making it, may take: far more than any is meant for.
 MADE_BYTES = 8 * 2**30

@@ -13,14 +13,15 @@ import sys
 
 import numpy as np
 
-from lconv_jax.data import dataset, idx, sources
+from lconv_jax.data import dataset
+from lconv_jax.data.sources import idx, registry
 
 TRAIN_PER_CLASS = 1000
 TEST_PER_CLASS = 200
 
 
 def make_small(
-    folder: str | os.PathLike[str], output: str | os.PathLike[str] = sources.SMALL_PATH
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] = registry.SMALL_PATH
 ) -> None:
     """Writes the subset as arrays x_train, y_train, x_test, y_test: uint8, images [N, 28, 28].
 

@@ -24,7 +24,7 @@ import sys
 
 import numpy as np
 
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = (

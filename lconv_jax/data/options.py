@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lconv_jax.data import limits
-from lconv_jax.data.records import DataError
+from lconv_jax.errors import DataError
 
 # No option is meant for more, and products of a few stay within floating point.
 _MOST = 2**64 - 1

@@ -16,7 +16,8 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from lconv_jax.data import dataset, files, tfds
+from lconv_jax.data import dataset, files
+from lconv_jax.data.sources import tfds
 
 
 def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:

@@ -8,12 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from lconv_jax.errors import DataError
+
 # Examples of a column, evenly spaced, whose contents its digest covers.
 _SAMPLED = 64
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file or key, and what to do."""
 
 
 class Records(Protocol):
@@ -35,6 +33,9 @@ class Records(Protocol):
 
     def whole(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All images and labels, where they are in memory anyhow."""
+
+    def load(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All images and labels, where that takes less than reading every row; else None."""
 
     def files(self) -> Any:
         """What is known of the files without reading them, for JSON; None: there are none."""
@@ -66,6 +67,9 @@ class HostRecords:
 
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
         return self.images, self.labels
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.whole()
 
     def files(self) -> None:
         return None

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lconv_jax import data, distributed, models, programs, sharding, together
+from lconv_jax import data, models
+from lconv_jax.parallel import distributed, sharding
 from lconv_jax.tables import markdown
+from lconv_jax.training import lanes, programs
+from lconv_jax.training.setup import Setup, load, prepare
 
 # A program is timed for about this long, after a first call that is not counted.
 _SECONDS = 2.0
@@ -34,14 +37,14 @@ class Cost(NamedTuple):
     seconds: float  # of a step; NaN if it does not fit into this machine's memory
 
 
-def measure(experiment: programs.Experiment) -> Cost:
+def measure(experiment: Setup) -> Cost:
     """Compiles a training program, and times a few steps of it if it fits."""
     kernels = models.kernels(experiment.state_shapes.params)
     weights = sum(kernel.size for kernel in kernels.values())
     flops = 3 * programs.forward_flops(experiment)
     run_steps = programs.compile_train_steps(experiment)
-    needed = together.bytes_needed(run_steps)
-    if needed > together.bytes_available() or data.is_streamed(experiment.dataset.train):
+    needed = lanes.bytes_needed(run_steps)
+    if needed > lanes.bytes_available() or data.is_streamed(experiment.dataset.train):
         return Cost(weights, flops, needed, math.nan)
     split = distributed.put(experiment.dataset.train, sharding.replicated(experiment.mesh))
     state = programs.initial_state(experiment)
@@ -60,7 +63,7 @@ def measure(experiment: programs.Experiment) -> Cost:
 def table(jobs: Sequence[Job]) -> str:
     """A Markdown row a job, with the sum of their times; evaluation is not counted.
 
-    Programs of one `together.program_key` but for their length are timed once.
+    Programs of one `lanes.program_key` but for their length are timed once.
     """
     if not jobs:
         return "Nothing is missing."
@@ -71,11 +74,11 @@ def table(jobs: Sequence[Job]) -> str:
     for job in jobs:
         config = job.config
         which = (*config.data.items(),)
-        dataset = datasets[which] if which in datasets else programs.load(config)
+        dataset = datasets[which] if which in datasets else load(config)
         datasets[which] = dataset
         like = _like(config)
         if like not in measured:
-            measured[like] = measure(programs.prepare(config, dataset))
+            measured[like] = measure(prepare(config, dataset))
         cost = measured[like]
         steps = len(dataset.train.labels) // config.train.batch_size * config.train.epochs
         took = job.runs * steps * cost.seconds / 3600
@@ -100,6 +103,6 @@ def _like(config: Any) -> tuple[Any, ...]:
     free = {"train.epochs", "data.validation"}
     return tuple(
         item
-        for item in together.program_key(config)
+        for item in lanes.program_key(config)
         if not (isinstance(item, tuple) and (item[0] in free or item[0].startswith("log.")))
     )

@@ -15,14 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lconv_jax import analysis, certify, mdl, metrics, train
+from lconv_jax import analysis, mdl
 from lconv_jax import config as config_lib
-from lconv_jax.describe import code_lengths, describe, load_run
+from lconv_jax.compression import certify
+from lconv_jax.describe import code_lengths, describe
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.rundir import metrics
+from lconv_jax.rundir.workdir import read_config, read_summary
 from lconv_jax.shorten import shorten
 from lconv_jax.tables import markdown
-from lconv_jax.workdir import read_config, read_summary
+from lconv_jax.training import loop
+from lconv_jax.training.exporting import restore_network
 
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2
@@ -67,7 +71,7 @@ def configs(cells: Iterable[Cell], data_dir: str = "") -> dict[Cell, Any]:
 
 def run_one(config: Any, run_dir: str) -> dict[str, Any]:
     """Trains, shortens and describes; what is kept of it."""
-    train.train_and_evaluate(config, run_dir)
+    loop.train_and_evaluate(config, run_dir)
     frontier = shorten(run_dir)
     file, certificate, origin, experiment = describe(run_dir)
     test = experiment.dataset.test
@@ -97,7 +101,7 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
 
 def rounded_bound(run_dir: str) -> float | None:
     """The kl bound of a run's network, merely rounded; None for a dense one."""
-    experiment, network, _ = load_run(run_dir)
+    experiment, network, _ = restore_network(run_dir)
     if certify.is_dense(network):
         return None
     delta = experiment.config.log.delta
@@ -196,7 +200,7 @@ def train_missing(options: Any) -> None:
     """Trains, shortens and describes what is missing."""
     if options.group == "epochs":
         (config,) = configs([BY_EPOCH], options.data_dir).values()
-        train.train_and_evaluate(config, os.path.join(options.runs_dir, str(BY_EPOCH)))
+        loop.train_and_evaluate(config, os.path.join(options.runs_dir, str(BY_EPOCH)))
         return
     wanted = configs(runs.with_seeds(cells(options.models), options.seeds), options.data_dir)
     for cell, config in wanted.items():

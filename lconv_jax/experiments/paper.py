@@ -22,16 +22,11 @@ import numpy as np
 from absl import flags
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, metrics, models
+from lconv_jax import data, models
+from lconv_jax.config import with_overrides
 from lconv_jax.experiments import costs, runs
-from lconv_jax.experiments.runs import (
-    MOST_SEEDS,
-    choose,
-    kept,
-    run_all,
-    with_overrides,
-    with_seeds,
-)
+from lconv_jax.experiments.runs import MOST_SEEDS, choose, kept, run_all, with_seeds
+from lconv_jax.rundir import metrics
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn_cropped": "SVHN"}
 # How a network is trained: optimizer.name and β.
@@ -135,10 +130,10 @@ PRESETS = {
         grids={
             "sgd": {
                 "optimizer.learning_rate": (0.1, 0.3),
-                "optimizer.weight_decay": (5e-4, 1e-3, 2e-3),
+                "optimizer.weight_decay": (5e-4, 2e-3),
             },
             "beta_lasso": {
-                "optimizer.l1.conv": (5e-7, 1.5e-6, 5e-6),
+                "optimizer.l1.conv": (1.5e-6, 5e-6),
                 "optimizer.l1.fc": (5e-7, 2e-6),
             },
         },

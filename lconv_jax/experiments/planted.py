@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, distributed, programs
-from lconv_jax.checkpoint import Checkpoints
-from lconv_jax.data import planted
+from lconv_jax import analysis
+from lconv_jax.data.sources import planted
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.parallel import distributed
 from lconv_jax.tables import markdown
-from lconv_jax.workdir import CHECKPOINTS, read_config
+from lconv_jax.training.exporting import restore
 
 OPTIMIZERS = {"beta_lasso": "β-lasso", "sgd": "SGD"}
 INPUTS = {"independent": 0, "correlated": 3}
@@ -85,14 +85,10 @@ def configs(cells: Iterable[Cell]) -> dict[Cell, Any]:
 
 def first_layer(run_dir: str) -> tuple[NDArray[np.float32], planted.Teacher]:
     """The weights [L, units] of the first layer's units that are read, and the run's teacher."""
-    experiment = programs.prepare(read_config(run_dir))
-    with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        restored = checkpoints.restore(programs.stored_shapes(experiment))
-    if restored is None:
-        raise ValueError(f"{run_dir} has no checkpoint; run the experiment first")
-    params = distributed.fetch(restored[1].params)
+    setup, state, _ = restore(run_dir)
+    params = distributed.fetch(state.params)
     kernel, reader = (np.asarray(params[layer]["kernel"]) for layer in ("conv1", "fc1"))
-    return kernel[:, (reader != 0).any(1)], planted.teacher(experiment.config.data.name)
+    return kernel[:, (reader != 0).any(1)], planted.teacher(setup.config.data.name)
 
 
 def measure(run_dir: str) -> dict[str, Any]:

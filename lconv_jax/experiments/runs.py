@@ -28,12 +28,18 @@ import numpy as np
 from absl import app, flags
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, cache, commands, json_files, train
+from lconv_jax import analysis
 from lconv_jax import config as config_lib
-from lconv_jax.describe import load_run
-from lconv_jax.files import write_atomically
+from lconv_jax.config import with_overrides
+from lconv_jax.experiments import sweeps
+from lconv_jax.host import cache, json_files
+from lconv_jax.host.files import write_atomically
+from lconv_jax.rundir.workdir import read_summary
 from lconv_jax.tables import markdown
-from lconv_jax.workdir import read_summary
+from lconv_jax.terminal import commands
+from lconv_jax.terminal.ending import run_errors_in_a_line
+from lconv_jax.training import loop
+from lconv_jax.training.exporting import restore_network
 
 K = TypeVar("K", bound=Hashable)
 C = TypeVar("C", bound=NamedTuple)
@@ -49,12 +55,6 @@ _KEPT = (
     "device",
     "time/wall_seconds",
 )
-
-
-def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of a configuration with dotted keys replaced."""
-    flat = dict(config_lib.flatten(config)) | dict(overrides)
-    return config_lib.unflatten(flat)
 
 
 def get_config(name: str, *arguments: str, changes: Mapping[str, Any] | None = None) -> Any:
@@ -130,7 +130,7 @@ def run_all(
             continue
         print(name, flush=True)
         run_dir = os.path.join(runs_dir, name)
-        summary = train.train_and_evaluate(config, run_dir)
+        summary = loop.train_and_evaluate(config, run_dir)
         base = dict(config_lib.flatten(config_lib.base_config()))
         changed = {
             key: value
@@ -168,8 +168,6 @@ def choose(
     if "changes" in found:
         return found
     made_of = _made_of(config, grid, by)
-    from lconv_jax import sweep  # here, as it imports this module
-
     print(f"choice of {name}", flush=True)
     settings = found.get("settings", [])
     known = [setting["changes"] for setting in settings]
@@ -184,7 +182,7 @@ def choose(
         def report(result: Mapping[str, Any], before: list[dict[str, Any]] = before) -> None:
             keep(file, name, made_of | {"settings": before + _over(result, by)})
 
-        result = sweep.run(config, workdir, part, report=report)
+        result = sweeps.run(config, workdir, part, report=report)
         settings = before + _over(result, by)
     finished = [setting for setting in settings if setting[by] is not None]
     if not finished:
@@ -295,7 +293,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def first_kernel(run_dir: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
     """The first layer's weights [inputs, units] of a finished run, and the shape of its inputs."""
-    _, network, _ = load_run(run_dir)
+    _, network, _ = restore_network(run_dir)
     return np.asarray(network.layers[0].terms[0].kernel), network.input_shape
 
 
@@ -360,7 +358,7 @@ def command(
         if len(argv) > 1:
             raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
         options = flags.FLAGS
-        with train.errors_in_a_line():
+        with run_errors_in_a_line():
             if train_missing and not options.show:
                 cache.enable(None)
                 train_missing(options)

@@ -26,24 +26,20 @@ def quantize(
     network: Network,
     depths: int | Sequence[int],
     *,
-    method: str = "uniform",
     bias_bits: int = 6,
 ) -> Network:
     """The integer network nearest to a floating-point one, layer by layer.
 
     Args:
       network: floating-point weights, on the inputs of the models (`lconv_jax.export`).
-      depths: for all layers or for each, the largest level q: weights become −q … q.
-      method: "uniform", equidistant levels with the step of least squared error; or "kmeans",
-        2q + 1 levels at the means of clusters, to within a 127th of the largest weight.
+      depths: for all layers or for each, the largest level q: weights become −q … q, equidistant
+        levels with the step of least squared error.
       bias_bits: binary digits of a layer's largest bias; all its biases are multiples of one power
         of two.
 
     Raises:
-      ValueError: a depth below 1, another number of depths than layers, or an unknown method.
+      ValueError: a depth below 1, or another number of depths than layers.
     """
-    if method not in ("uniform", "kmeans"):
-        raise ValueError(f"method = {method!r} must be uniform or kmeans")
     each = [depths] * len(network.layers) if isinstance(depths, int) else list(depths)
     if len(each) != len(network.layers) or min(each) < 1:
         raise ValueError(f"depths = {depths!r} must be ≥ 1, one for each layer or one for all")
@@ -54,7 +50,7 @@ def quantize(
         # The terms of a layer add up, so their integers must have one unit.
         kernels = [term.kernel * units[term.source] for term in layer.terms]
         largest = float(np.abs(layer.bias).max(initial=0))
-        step, found = _levels(kernels, depth, method, largest / 2**_MOST_BIAS)
+        step, found = _levels(kernels, depth, largest / 2**_MOST_BIAS)
         # A layer of biases alone is measured by the largest of them.
         step = step or largest / 2**bias_bits or 1.0
         terms = tuple(
@@ -110,7 +106,7 @@ def _scale_inputs(term: Term, scale: NDArray[Any]) -> Term:
 
 
 def _levels(
-    kernels: list[NDArray[Any]], depth: int, method: str, finest: float
+    kernels: list[NDArray[Any]], depth: int, finest: float
 ) -> tuple[float, list[NDArray[np.int64]]]:
     """A step ≥ `finest` and integer kernels, kernel ≈ step · integers.
 
@@ -121,8 +117,6 @@ def _levels(
     peak = float(np.abs(weights).max(initial=0))
     if peak == 0:
         return 0.0, [kernel.astype(np.int64) for kernel in kernels]
-    if method == "kmeans":
-        return _cluster(kernels, weights, depth, max(finest, peak / 127))
     candidates = [max(finest, peak / depth * share) for share in np.linspace(0.3, 1.0, 29)]
 
     def error(step: float) -> float:
@@ -132,28 +126,3 @@ def _levels(
     step = min(candidates, key=error)
     rounded = [np.clip(np.rint(kernel / step), -depth, depth) for kernel in kernels]
     return step, [kernel.astype(np.int64) for kernel in rounded]
-
-
-def _cluster(
-    kernels: list[NDArray[Any]], weights: NDArray[Any], depth: int, step: float
-) -> tuple[float, list[NDArray[np.int64]]]:
-    """Lloyd's k-means of the non-zero weights in one dimension, with zero a centre that stays."""
-    ordered = np.sort(weights)
-    count = min(2 * depth, len(np.unique(ordered)))
-    centres = ordered[((np.arange(count) + 0.5) * len(ordered) / count).astype(int)]
-    for _ in range(50):
-        centres = np.unique(np.append(centres, 0.0))
-        nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, ordered)
-        total = np.bincount(nearest, ordered, len(centres))
-        number = np.bincount(nearest, minlength=len(centres))
-        moved = np.where((number > 0) & (centres != 0), total / np.maximum(number, 1), centres)
-        if np.allclose(moved, centres):
-            break
-        centres = moved
-    centres = np.unique(np.append(np.rint(centres / step), 0.0))
-    borders = (centres[1:] + centres[:-1]) / 2
-    found = [centres[np.searchsorted(borders, kernel / step)] for kernel in kernels]
-    found = [
-        np.where(kernel == 0, 0, levels) for kernel, levels in zip(kernels, found, strict=True)
-    ]
-    return step, [levels.astype(np.int64) for levels in found]

@@ -34,34 +34,31 @@ def beta_lasso(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""β-lasso: an L1 subgradient step, then a hard threshold.
+    """β-lasso: an L1 subgradient step, then a hard threshold.
 
-    .. math::
-      \begin{align*}
-        \theta &\leftarrow \theta - \eta \left( g + \lambda \operatorname{sign}(\theta) \right) \\
-        \theta_i &\leftarrow 0 \quad \text{where } |\theta_i| < \beta \lambda
-      \end{align*}
+        θ ← θ − η (g + λ sign(θ))
+        θᵢ ← 0  where |θᵢ| < βλ
 
-    where :math:`g` is the gradient of the loss. β = 0 is the subgradient method for the lasso,
+    where g is the gradient of the loss. β = 0 is the subgradient method for the lasso,
     which hardly ever makes a weight zero; β = 50 is the choice of the paper. After each step a
     regularised weight is exactly 0.0 or at least βλ in size, and a zero comes back only if a single
-    step takes it there: if :math:`\eta |g| \ge \beta \lambda`.
+    step takes it there: if η |g| ≥ βλ.
 
-    Like ``optax.sgd`` this is a whole optimizer, with the :math:`-\eta` inside. What comes before
-    it in a chain changes the gradient alone: ``chain(clip_by_global_norm(1.0), beta_lasso(...))``,
-    ``chain(scale_by_adam(), beta_lasso(...))``. What is an optimizer itself does not go before it:
-    ``chain(adam(lr), beta_lasso(...))`` would change the sign twice and climb. It is the same as ::
+    Like `optax.sgd` this is a whole optimizer, with the −η inside. What comes before
+    it in a chain changes the gradient alone: `chain(clip_by_global_norm(1.0), beta_lasso(...))`,
+    `chain(scale_by_adam(), beta_lasso(...))`. What is an optimizer itself does not go before it:
+    `chain(adam(lr), beta_lasso(...))` would change the sign twice and climb. It is the same as
 
-      chain(
-          add_l1_subgradient(l1, labels),
-          scale_by_learning_rate(learning_rate),
-          hard_threshold(beta * l1, labels),
-      )
+        chain(
+            add_l1_subgradient(l1, labels),
+            scale_by_learning_rate(learning_rate),
+            hard_threshold(beta * l1, labels),
+        )
 
-    With ``momentum`` μ, which the paper does not use, a trace of the loss's gradients
-    :math:`m \leftarrow g + \mu m` takes the place of :math:`g` (with ``nesterov``,
-    :math:`g + \mu m` does). The L1 step stays outside, so that it is λη at each step whatever μ is;
-    and where a weight is made zero, so is :math:`m`, so that it does not come back by a momentum
+    With `momentum` μ, which the paper does not use, a trace of the loss's gradients
+    m ← g + μm takes the place of g (with `nesterov`,
+    g + μm does). The L1 step stays outside, so that it is λη at each step whatever μ is;
+    and where a weight is made zero, so is m, so that it does not come back by a momentum
     that it gained before.
 
     Args:
@@ -74,19 +71,19 @@ def beta_lasso(
         never stored in the state. Leaves labelled "none", or with a label that the mapping lacks,
         take plain gradient steps. By default, for a number, all weights are regularised, and
         biases and normalisation are not, by their names; for a mapping, the labels are those of
-        :func:`layer_labels`.
+        `layer_labels`.
       momentum: μ; None for none.
       nesterov: whether the momentum is Nesterov's.
 
     Returns:
-      An ``optax.GradientTransformationExtraArgs``. Its state is that of the parts, after an
-      ``optax.TraceState`` if there is momentum. Where a parameter's type is wider than its
+      An `optax.GradientTransformationExtraArgs`. Its state is that of the parts, after an
+      `optax.TraceState` if there is momentum. Where a parameter's type is wider than its
       gradient's, so is that of its update.
 
     Raises:
       ValueError: if λ or β is negative or not finite (numbers that are traced, as under
-        ``optax.inject_hyperparams``, are not checked); at ``init`` if no leaf is regularised or a
-        key of the mapping is no leaf's label; at ``update`` if the parameters are not given.
+        `optax.inject_hyperparams`, are not checked); at `init` if no leaf is regularised or a
+        key of the mapping is no leaf's label; at `update` if the parameters are not given.
 
     Example:
       Of ten features, three matter:
@@ -120,8 +117,8 @@ def beta_lasso(
       >>> state = tx.init(params)
 
     Reference:
-      Neyshabur, `Towards Learning Convolutions from Scratch
-      <https://arxiv.org/abs/2007.13657>`_, NeurIPS 2020, Algorithm 1
+      Neyshabur, [Towards Learning Convolutions from
+      Scratch](https://arxiv.org/abs/2007.13657), NeurIPS 2020, Algorithm 1
     """
     check_values("l1", l1)
     if isinstance(beta, Mapping):
@@ -140,7 +137,7 @@ def lasso(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """:func:`beta_lasso` with its threshold given in place of β.
+    """`beta_lasso` with its threshold given in place of β.
 
     For numbers that are traced: a product βλ of float32 numbers is rounded more than once.
 

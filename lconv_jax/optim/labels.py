@@ -77,7 +77,7 @@ def layer_labels(params: Any) -> Any:
 
 
 def weight_labels(params: Any) -> Any:
-    """Labels what :func:`layer_labels` takes for a weight "weight", and all else "none"."""
+    """Labels what `layer_labels` takes for a weight "weight", and all else "none"."""
     return _map_leaves(lambda leaf: "weight" if _is_weight(leaf) else NONE, params)
 
 

@@ -12,16 +12,14 @@ from lconv_jax.optim.values import Values, check_values, is_scheduled, map_value
 def rescale_l1(
     l1: float | Mapping[str, float], beta: float, *, lr_sum: float, reference_lr_sum: float
 ) -> tuple[Any, float]:
-    r"""Converts λ and β that were chosen for one schedule to a schedule of another length.
+    """Converts λ and β that were chosen for one schedule to a schedule of another length.
 
-    .. math::
-      \lambda \leftarrow \lambda r, \quad \beta \leftarrow \beta / r, \qquad
-      r = \frac{\sum_k \eta_k \text{ of the reference}}{\sum_k \eta_k}
+        λ ← λ r,  β ← β / r,  r = Σ ηₖ of the reference / Σ ηₖ
 
-    This keeps the shrink budget :math:`\lambda \sum_k \eta_k`, the distance by which the penalty
-    alone moves a weight over a whole run, and the threshold :math:`\beta \lambda`. Both are lengths
+    This keeps the shrink budget λ Σ ηₖ, the distance by which the penalty
+    alone moves a weight over a whole run, and the threshold βλ. Both are lengths
     on the scale of the weights and their initial values. It does not keep the strength of the
-    penalty against the loss: λ against :math:`|\nabla f|` changes by r, and a weight is worth
+    penalty against the loss: λ against |∇f| changes by r, and a weight is worth
     keeping only if its gradient exceeds λ. So a much shorter run is sparser than the reference, or
     less accurate. A larger learning rate keeps the budget without that bias.
 

@@ -11,15 +11,14 @@ from lconv_jax.optim.values import Labels, Values, common_dtype, elementwise, wo
 
 
 def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTransformation:
-    r"""Adds the subgradient of an L1 penalty to the updates.
+    """Adds the subgradient of an L1 penalty to the updates.
 
-    .. math::
-      u \leftarrow u + \lambda \operatorname{sign}(\theta), \qquad \operatorname{sign}(0) = 0
+        u ← u + λ sign(θ),  sign(0) = 0
 
-    On gradients this is a subgradient of :math:`f(\theta) + \lambda \lVert \theta \rVert_1`. It
+    On gradients this is a subgradient of f(θ) + λ‖θ‖₁. It
     goes before the learning rate is applied, and after transformations that should see the
-    gradient of the loss alone, such as ``optax.scale_by_adam`` or clipping. It shrinks weights but
-    hardly ever makes one exactly zero: see :func:`hard_threshold` and :func:`soft_threshold`.
+    gradient of the loss alone, such as `optax.scale_by_adam` or clipping. It shrinks weights but
+    hardly ever makes one exactly zero: see `hard_threshold` and `soft_threshold`.
 
     Args:
       l1: λ, a number or a schedule (a function of the number of updates so far), or a mapping from
@@ -29,16 +28,16 @@ def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTrans
         never stored in the state. Leaves labelled "none", or with a label that the mapping lacks,
         are left alone. By default, for a number, all weights are regularised, and biases and
         normalisation are not, by their names; for a mapping, the labels are those of
-        :func:`layer_labels`.
+        `layer_labels`.
 
     Returns:
-      An ``optax.GradientTransformation``. Its state is empty, or counts updates if there is a
+      An `optax.GradientTransformation`. Its state is empty, or counts updates if there is a
       schedule. Where a parameter's type is wider than its update's, so is that of the result.
 
     Raises:
       ValueError: if λ is negative or not finite (numbers that are traced are not checked); at
-        ``init`` if no leaf is regularised or a key of the mapping is no leaf's label; at
-        ``update`` if the parameters are not given.
+        `init` if no leaf is regularised or a key of the mapping is no leaf's label; at
+        `update` if the parameters are not given.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,8 +50,8 @@ def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTrans
       ([[1.25, 0.75, 1.0]], [1.0])
 
     Reference:
-      Neyshabur, `Towards Learning Convolutions from Scratch
-      <https://arxiv.org/abs/2007.13657>`_, NeurIPS 2020, Algorithm 1
+      Neyshabur, [Towards Learning Convolutions from
+      Scratch](https://arxiv.org/abs/2007.13657), NeurIPS 2020, Algorithm 1
     """
 
     def add(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:

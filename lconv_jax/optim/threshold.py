@@ -11,17 +11,13 @@ from lconv_jax.optim.values import Labels, Values, common_dtype, elementwise, wo
 
 
 def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTransformation:
-    r"""Makes parameters zero that the update would leave below a threshold.
+    """Makes parameters zero that the update would leave below a threshold.
 
-    .. math::
-      u \leftarrow \begin{cases}
-        -\theta & \text{if } |\theta + u| < t \\
-        u & \text{otherwise}
-      \end{cases}
+        u ← −θ  where |θ + u| < t,  else u
 
-    :math:`\theta + u` is the parameter after ``optax.apply_updates``, rounded to its own type; it
+    θ + u is the parameter after `optax.apply_updates`, rounded to its own type; it
     is compared in float32 (float64 for parameters of that type). So no regularised parameter has
-    :math:`0 < |\theta| < t` after a step, under ``jax.jit`` as without it, and those made zero are
+    0 < |θ| < t after a step, under `jax.jit` as without it, and those made zero are
     exactly 0.0. A zero stays zero until a single update reaches the threshold. Parameters that are
     NaN or infinite are not below any threshold, and so stay visible.
 
@@ -32,16 +28,16 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
     Args:
       threshold: t, a number or a schedule (a function of the number of updates so far), or a
         mapping from labels to these. Zero leaves all updates as they are.
-      labels: which leaf has which label, see :func:`add_l1_subgradient`.
+      labels: which leaf has which label, see `add_l1_subgradient`.
 
     Returns:
-      An ``optax.GradientTransformation``. Its state is empty, or counts updates if there is a
+      An `optax.GradientTransformation`. Its state is empty, or counts updates if there is a
       schedule. Where a parameter's type is wider than its update's, so is that of the result.
 
     Raises:
       ValueError: if t is negative or not finite (numbers that are traced are not checked); at
-        ``init`` if no leaf is regularised or a key of the mapping is no leaf's label; at
-        ``update`` if the parameters are not given.
+        `init` if no leaf is regularised or a key of the mapping is no leaf's label; at
+        `update` if the parameters are not given.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,8 +51,8 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
       [[0.5, 0.0, 0.75, 0.0]]
 
     Reference:
-      Neyshabur, `Towards Learning Convolutions from Scratch
-      <https://arxiv.org/abs/2007.13657>`_, NeurIPS 2020, Algorithm 1
+      Neyshabur, [Towards Learning Convolutions from
+      Scratch](https://arxiv.org/abs/2007.13657), NeurIPS 2020, Algorithm 1
     """
 
     def cut(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:
@@ -67,29 +63,25 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
 
 
 def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTransformation:
-    r"""Moves parameters towards zero by a threshold, and not past it.
+    """Moves parameters towards zero by a threshold, and not past it.
 
-    .. math::
-      u \leftarrow \begin{cases}
-        -\theta & \text{if } |\theta + u| \le t \\
-        u - t \operatorname{sign}(\theta + u) & \text{otherwise}
-      \end{cases}
+        u ← −θ  where |θ + u| ≤ t,  else u − t sign(θ + u)
 
-    This is the proximal step of :math:`t \lVert \theta \rVert_1` at :math:`\theta + u`. With
-    :math:`t = \eta \lambda` after a gradient step of size η it makes iterative soft thresholding
-    (ISTA) for :math:`f(\theta) + \lambda \lVert \theta \rVert_1`. Parameters with
-    :math:`|\theta + u| \le t` become exactly 0.0. Like :func:`hard_threshold` it goes last.
+    This is the proximal step of t‖θ‖₁ at θ + u. With
+    t = ηλ after a gradient step of size η it makes iterative soft thresholding
+    (ISTA) for f(θ) + λ‖θ‖₁. Parameters with
+    |θ + u| ≤ t become exactly 0.0. Like `hard_threshold` it goes last.
 
     Args:
       threshold: t, a number or a schedule (a function of the number of updates so far), or a
         mapping from labels to these. If the learning rate is a schedule, so is the threshold.
-      labels: which leaf has which label, see :func:`add_l1_subgradient`.
+      labels: which leaf has which label, see `add_l1_subgradient`.
 
     Returns:
-      An ``optax.GradientTransformation``, as that of :func:`hard_threshold`.
+      An `optax.GradientTransformation`, as that of `hard_threshold`.
 
     Raises:
-      ValueError: as :func:`hard_threshold`.
+      ValueError: as `hard_threshold`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,8 +98,8 @@ def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
       [[0.5, -0.25, 0.0]]
 
     Reference:
-      Daubechies, Defrise and De Mol, `An iterative thresholding algorithm for linear inverse
-      problems with a sparsity constraint <https://arxiv.org/abs/math/0307152>`_, 2004
+      Daubechies, Defrise and De Mol, [An iterative thresholding algorithm for linear
+      inverse problems with a sparsity constraint](https://arxiv.org/abs/math/0307152), 2004
     """
 
     def shrink(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:

@@ -24,6 +24,13 @@ Values: TypeAlias = Value | Mapping[str, Value]
 Labels: TypeAlias = Any  # a pytree prefix of strings, a function of the parameters, or None
 
 
+_HOW_TO_LABEL = {
+    True: "Without `labels`, weights of layers whose names start with conv or fc are labelled so; "
+    "give `labels` for layers of other names",
+    False: "Give the label to a parameter in `labels`, or leave out the key",
+}
+
+
 class CountState(NamedTuple):
     """The number of updates so far, kept where a strength is a schedule."""
 
@@ -179,7 +186,7 @@ def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> Non
             if label not in present:
                 raise ValueError(
                     f"{name} has the key {label!r}, which is the label of no parameter; the "
-                    f"labels are {sorted(present)}"
+                    f"labels are {sorted(present)}. {_HOW_TO_LABEL[labels is None]}"
                 )
     elif present <= {labels_lib.NONE}:
         raise ValueError(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lconv_jax import analysis
+from lconv_jax.analysis import filter_key
 
 
 def test_dense_filters_are_the_columns_of_the_kernel():
@@ -59,13 +60,63 @@ def test_tile_has_a_place_for_every_filter(count):
     assert analysis.tile(filters, scale=2, gap=2).shape == (rows * 10 + 2, columns * 14 + 2, 3)
 
 
-def test_saved_filters_are_the_tile(tmp_path):
+def test_a_colour_filter_is_told_from_the_next_and_its_weights_from_grey():
+    """One weight of each colour: grey around it, lines around the filter, the key below."""
+    filters = np.zeros((4, 32, 32, 3), np.float32)
+    for unit in range(3):
+        filters[unit, 4, 5, unit] = -2.0
+        filters[unit, 20, 9, unit] = 1.0
+    shown = analysis.picture(filters).astype(int)
+    scale = 3  # 96 pixels a filter
+    cell = 32 * scale + 2
+    for unit in range(3):
+        top, left = np.array(divmod(unit, 2)) * cell + 2
+        drawn = shown[top : top + cell - 2, left : left + cell - 2]
+        others = [channel for channel in range(3) if channel != unit]
+        assert drawn[4 * scale, 5 * scale, unit] == 0  # the largest magnitude, negative
+        assert drawn[20 * scale, 9 * scale, unit] == round(255 * 0.75 - 0.5)
+        assert (drawn[..., others] == 127).all()
+        for line in (shown[top - 1, left - 1 : left + cell - 1], shown[top : top + cell, left - 1]):
+            assert (line == 255).all()
+    key = shown[2 * cell + 2 :]
+    # A bar a colour, from taking it away to adding it, between other colours at grey.
+    for channel, weak, strong in ((0, 3, 250), (1, 3, 250), (2, 3, 250)):
+        bar = key[(np.delete(key, channel, axis=-1) == 127).all(-1)][:, channel]
+        assert bar.min() < weak
+        assert bar.max() > strong
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (9, 9, 3), (4, 60, 1)])
+def test_a_picture_shows_each_filter_on_40_pixels_or_more(shape):
+    count = 9
+    dark = analysis.picture(-np.ones((count, *shape), np.float32)).astype(int)
+    ink = (dark == dark[3, 3]).all(-1)
+    rows, columns = ink[:, 3].sum(), ink[3].sum()
+    assert min(rows, columns) >= 3 * 40
+    assert max(rows, columns) >= 3 * 96
+
+
+def test_the_key_is_read_off_the_drawing_it_is_below():
+    """Of one channel its ends are the inks of the largest weights, its middle their white."""
+    filters = np.zeros((1, 5, 5, 1), np.float32)
+    filters[0, 0, :2, 0] = [3, -3]
+    shown = analysis.picture(filters).astype(int)
+    tile = analysis.tile(filters, scale=20)
+    key = shown[tile.shape[0] :].reshape(-1, 3)
+    for ink in (tile[5, 5], tile[5, 25]):
+        assert np.abs(key - ink.astype(int)).max(1).min() <= 1
+    assert "divided by its largest magnitude" in filter_key.rule("image", 1)
+
+
+def test_saved_filters_are_the_picture(tmp_path):
     from matplotlib import image
 
     filters = np.random.default_rng(0).normal(size=(4, 28, 28, 1)).astype(np.float32)
     analysis.save_filters(filters, tmp_path / "filters.png")
     saved = (image.imread(tmp_path / "filters.png")[..., :3] * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(saved, analysis.tile(filters, scale=3))
+    np.testing.assert_array_equal(saved, analysis.picture(filters))
+    tile = analysis.tile(filters, scale=4)
+    np.testing.assert_array_equal(saved[: tile.shape[0], : tile.shape[1]], tile)
 
 
 def _ink(image):
@@ -122,4 +173,6 @@ def test_saved_filters_of_signals_are_the_drawing(tmp_path):
     filters = np.random.default_rng(0).normal(size=(4, 1, 30, 1)).astype(np.float32)
     analysis.save_filters(filters, tmp_path / "filters.png")
     saved = (image.imread(tmp_path / "filters.png")[..., :3] * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(saved, analysis.draw_signals(filters))
+    np.testing.assert_array_equal(saved, analysis.picture(filters))
+    drawn = analysis.draw_signals(filters)
+    np.testing.assert_array_equal(saved[: drawn.shape[0], : drawn.shape[1]], drawn)

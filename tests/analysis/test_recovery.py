@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import analysis
-from lconv_jax.data import planted
+from lconv_jax.data.sources import planted
 
 
 def _teacher(seed=0, inputs=30, units=5, window=4):

@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from lconv_jax.data import sources
+from lconv_jax.data.sources import registry
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_unforeseen(monkeypatch):
-    monkeypatch.setattr(sources, "unforeseen", lambda name: contextlib.nullcontext())
+    monkeypatch.setattr(registry, "unforeseen", lambda name: contextlib.nullcontext())

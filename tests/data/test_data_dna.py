@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import dna, dna_motifs, onehot
+from lconv_jax.data.sources import dna, dna_motifs, onehot
 
 SMALL = "length=40,examples=400,test=100"
 

@@ -8,8 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from lconv_jax import data, memory
-from lconv_jax.data import dataset, files, options, sources
+from lconv_jax import data
+from lconv_jax.data import dataset, files, options
+from lconv_jax.data.sources import registry
+from lconv_jax.host import memory
 
 
 def test_a_guard_says_where_and_passes_on_what_is_said_already():
@@ -110,7 +112,7 @@ def test_integers_beyond_all_use_are_refused():
 
 def test_what_no_reader_foresaw_is_a_data_error_too(monkeypatch):
     monkeypatch.undo()  # the net is off in the other tests
-    monkeypatch.setattr(sources, "_read", lambda name, folder: {}["missing"])
+    monkeypatch.setattr(registry, "_read", lambda name, folder: {}["missing"])
     with pytest.raises(data.DataError, match=r"data\.name = 'some'.*KeyError: 'missing'"):
         data.load("some")
 

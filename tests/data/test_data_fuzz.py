@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import policies
+from lconv_jax.data.augmentation import policies
 from tests.data.test_data_idx import write_fashion
 
 FUZZ = settings(
@@ -89,6 +89,64 @@ def npz_bytes():
 def test_npz(tmp_path, npz_bytes, changes, which):
     (tmp_path / "set.npz").write_bytes(changed(npz_bytes[which], changes))
     load("set.npz", tmp_path)
+
+
+def image_bytes(kind, mode):
+    import PIL.Image
+
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}
+    PIL.Image.fromarray(pixels).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+IMAGE_FILES = [
+    *[(kind, "RGB") for kind in ("JPEG", "BMP", "TIFF", "PPM", "TGA", "PCX", "SGI", "WEBP", "ICO")],
+    *[("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+    *[("GIF", "P"), ("TIFF", "I;16"), ("DDS", "RGBA"), ("MSP", "1")],
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF that is damaged
+@settings(FUZZ, max_examples=100)
+@given(
+    changes=CHANGES,
+    which=st.sampled_from(IMAGE_FILES),
+    size=st.sampled_from([0, 3]),
+    damaged=st.sampled_from(["train/a/0", "train/b/0", "test/a/0"]),
+)
+def test_folders_of_images(tmp_path, changes, which, size, damaged):
+    good = image_bytes(*which)
+    for place in ("train/a", "train/b", "test/a"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "0").write_bytes(good)
+    assert outcome(data.load, str(tmp_path)) is not None
+    (tmp_path / damaged).write_bytes(changed(good, changes))
+    found = outcome(lambda: data.load(str(tmp_path), size=size))
+    assert found is None or found.image_shape[:2] in ((5, 6), (6, 5), (3, 3))
+
+
+def test_every_byte_of_a_png(tmp_path):
+    """What cannot be read names the file at fault, whatever its bytes say."""
+    good = image_bytes("PNG", "RGB")
+    for place in ("train/a", "train/b", "test/a"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0.png").write_bytes(good)
+    messages, taken = [], 0
+    for at in range(len(good)):
+        for value in (0, 255):
+            damaged = good[:at] + bytes([value]) + good[at + 1 :]
+            (tmp_path / "train/b/0.png").write_bytes(damaged)
+            try:
+                taken += data.load(str(tmp_path)).image_shape == (5, 6, 3)
+            except data.DataError as error:
+                messages.append(str(error))
+    assert len(messages) + taken == 2 * len(good)
+    assert len(messages) > 50
+    assert all("train/b/0.png" in message for message in messages)
 
 
 @FUZZ

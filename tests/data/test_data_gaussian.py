@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from lconv_jax import data
-from lconv_jax.data import gaussian
+from lconv_jax.data.sources import gaussian
 
 SMALL = "length=24,xi1=1,xi2=2.5,gain=4,examples=40000,test=500"
 SMALL_2D = "side=8,xi1=0.8,xi2=1.5,gain=4,examples=20000,test=500"

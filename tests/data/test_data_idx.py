@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import idx
+from lconv_jax.data.sources import idx
 
 
 def encode_idx(array):

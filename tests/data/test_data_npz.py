@@ -1,7 +1,9 @@
 """Data sets in .npz files: what is accepted, and what is refused with which words."""
 
+import gzip
 import io
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -222,6 +224,20 @@ def test_other_files_are_named_as_what_is_not_read(tmp_path):
 def test_damaged_files(tmp_path, content):
     (tmp_path / "set.npz").write_bytes(content)
     with pytest.raises(data.DataError, match=r"set\.npz: damaged or not an \.npz file"):
+        data.load("set.npz", tmp_path)
+
+
+def test_what_is_packed_as_a_whole_or_holds_a_name_twice_is_named(tmp_path):
+    save(tmp_path, make_arrays())
+    path = tmp_path / "set.npz"
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says so too
+        archive.writestr("y_test.npy", archive.read("y_test.npy"))
+    with pytest.raises(data.DataError, match=r"set\.npz: holds two arrays of one name"):
+        data.load("set.npz", tmp_path)
+    path.write_bytes(gzip.compress(whole))
+    with pytest.raises(data.DataError, match=r"set\.npz: is compressed by gzip.*gunzip"):
         data.load("set.npz", tmp_path)
 
 

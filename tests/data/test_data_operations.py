@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import pillow_operations
-from lconv_jax.data import operations
+from lconv_jax.data.augmentation import operations
 
 SHAPES = [(28, 28, 1), (13, 22, 3), (21, 10, 3), (2, 5, 1)]
 BATCH = 6

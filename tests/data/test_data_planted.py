@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import planted
+from lconv_jax.data.sources import planted
 
 SMALL = "length=20,units=3,window=4,examples=600,test=200"
 
@@ -135,7 +135,7 @@ def test_the_stream_of_random_numbers_is_numpy_s_documented_one():
 
 
 def test_importing_data_does_not_import_it():
-    code = "import sys, lconv_jax.data; print('lconv_jax.data.planted' in sys.modules)"
+    code = "import sys, lconv_jax.data; print('lconv_jax.data.sources.planted' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

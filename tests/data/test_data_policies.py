@@ -11,8 +11,10 @@ import scipy.stats
 
 from benchmarks import pillow_operations
 from lconv_jax import config as config_lib
-from lconv_jax import data, steps, workdir
-from lconv_jax.data import operations, policies, policy_sources
+from lconv_jax import data
+from lconv_jax.data.augmentation import operations, policies, policy_sources
+from lconv_jax.rundir import workdir
+from lconv_jax.training import inputs
 
 SHAPE = (28, 24, 3)
 FAST = [
@@ -270,9 +272,9 @@ def test_the_policy_comes_before_crop_and_cutout():
     # Inversion makes white of black: zeros are then what crop and cutout let in.
     config = make_config(augment='policy:[[["invert", 1]]]', crop=3, cutout=5)
     black = jnp.zeros((32, *SHAPE), jnp.uint8)
-    results = np.asarray(jax.jit(steps.make_augment(config))(jax.random.key(0), black))
+    results = np.asarray(jax.jit(inputs.make_augment(config))(jax.random.key(0), black))
     assert set(np.unique(results)) == {0, 255}
-    without = jax.jit(steps.make_augment(make_config(crop=3, cutout=5)))
+    without = jax.jit(inputs.make_augment(make_config(crop=3, cutout=5)))
     np.testing.assert_array_equal(results, without(jax.random.key(0), ~black))
 
 
@@ -285,7 +287,7 @@ def test_the_policy_comes_before_crop_and_cutout():
     ],
 )
 def test_what_a_policy_cannot_do_is_refused(shape, dtype, says):
-    augment = steps.make_augment(make_config(augment="trivialaugment"))
+    augment = inputs.make_augment(make_config(augment="trivialaugment"))
     with pytest.raises(data.DataError, match=says):
         augment(jax.random.key(0), jnp.zeros((4, *shape), dtype))
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lconv_jax import data
-from lconv_jax.data import idx, make_small, sources
+from lconv_jax.data import make_small
+from lconv_jax.data.sources import idx, registry
 
 # Of the arrays, not of the file, whose bytes depend on the version of zlib.
 DIGEST = "4fb890bc4c8efaaf9c6ef918665d27cdd83e87412054aa7d3b0b7caab57d8caa"
@@ -35,11 +36,11 @@ def test_no_image_is_there_twice():
 
 
 def test_licence_and_source_are_beside_it():
-    text = sources.SMALL_PATH.with_name("FASHION_MNIST_LICENSE").read_text()
+    text = registry.SMALL_PATH.with_name("FASHION_MNIST_LICENSE").read_text()
     assert "MIT License" in text
     assert "Copyright (c) 2017 Zalando SE" in text
     assert idx.URL in text
-    assert sources.SMALL_PATH.stat().st_size < 6e6
+    assert registry.SMALL_PATH.stat().st_size < 6e6
 
 
 @needs_full_set
@@ -63,7 +64,7 @@ def test_it_can_be_made_again(tmp_path):
     for name in ("a.npz", "b.npz"):
         make_small.make_small(idx.DEBIAN_DIR, tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    with np.load(tmp_path / "a.npz") as made, np.load(sources.SMALL_PATH) as shipped:
+    with np.load(tmp_path / "a.npz") as made, np.load(registry.SMALL_PATH) as shipped:
         assert set(made.files) == set(shipped.files)
         for name in made.files:
             np.testing.assert_array_equal(made[name], shipped[name])

@@ -10,7 +10,8 @@ import pytest
 import scipy.io.wavfile
 
 from lconv_jax import data
-from lconv_jax.data import make_spoken_digits, spoken_digits, wav
+from lconv_jax.data import make_spoken_digits
+from lconv_jax.data.sources import spoken_digits, wav
 
 SETTINGS = {"hop": 20, "window": 32, "mels": 32, "low": 60, "decibels": 60}
 

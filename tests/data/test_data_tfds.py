@@ -276,6 +276,15 @@ def test_preparing_without_a_network_says_so(tmp_path, monkeypatch):
         prepare.main()
 
 
+def test_a_default_folder_that_is_at_fault_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(data.DataError, match=r"TFDS_DATA_DIR \(.*nowhere, which is no folder\)"):
+        data.load("cifar10")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(data.DataError, match=r"not prepared in TFDS_DATA_DIR \(\S+\)"):
+        data.load("cifar10")
+
+
 def test_an_unprepared_set_gets_the_command(tmp_path):
     with pytest.raises(data.DataError) as error:
         data.load("cifar10", tmp_path)

@@ -11,7 +11,8 @@ import pytest
 import tfds_archives
 
 from lconv_jax import config as config_lib
-from lconv_jax import data, programs, train
+from lconv_jax import data
+from lconv_jax.training import loop, setup
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,7 +85,7 @@ def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
     config.log.eval_every_epochs = 60
     config.checkpoint.every_epochs = 60
     config.train.batch_size = 100
-    summary = train.train_and_evaluate(config, tmp_path)
+    summary = loop.train_and_evaluate(config, tmp_path)
     assert summary["metrics"]["eval/accuracy"] > 6 / tfds_archives.CLASSES[name]
     assert summary["metrics"]["sparsity/conv1/nonzeros"] < summary["weights"]["conv1"]
 
@@ -96,7 +97,7 @@ def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
     config.data.data_dir = str(imagenet)
     config.train.batch_size = 16
     config.data.device_limit_gib = 1e-3
-    experiment = programs.prepare(config)
+    experiment = setup.prepare(config)
     dataset = experiment.dataset
     assert data.is_streamed(dataset.train)
     assert (dataset.num_classes, dataset.image_shape) == (1000, (64, 64, 3))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import data
-from lconv_jax.data import onehot, words
+from lconv_jax.data.sources import onehot, words
 
 SMALL = "words:examples=60,test=20,longest=8,margin=1"
 
@@ -139,6 +139,8 @@ def in_another_form(form: str, entries: list[str]) -> bytes:
         "tab and count": [f"{word}\t{rng.randint(1, 10**6)}" for word in entries],
         "count behind": [f"{word} {rng.randint(1, 10**6)}" for word in entries],
         "count before": [f"{rng.randint(1, 999):7d} {word}" for word in entries],
+        "comma and count": [f"{word},{rng.randint(1, 10**6)}" for word in entries],
+        "semicolon and more": [f"{word} ; {rng.randint(1, 99)}; noun" for word in entries],
         "flags": [f"{word}/{rng.choice(['S', 'GDRS', '12,4'])}" for word in entries],
         "flags and morphology": [f"{word}/S\tpo:noun is:{word}" for word in entries],
     }.get(form, entries)
@@ -151,6 +153,7 @@ def in_another_form(form: str, entries: list[str]) -> bytes:
     "form",
     [
         *("blank at the end", "CRLF", "CR", "tab and count", "count behind", "count before"),
+        *("comma and count", "semicolon and more"),
         *("flags", "flags and morphology", "gzip", "utf-8-sig", "utf-16", "utf-32"),
     ],
 )

@@ -6,8 +6,7 @@ import pathlib
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import sweep
-from lconv_jax.experiments import other_data
+from lconv_jax.experiments import other_data, sweeps
 from lconv_jax.experiments.other_data import Cell
 from lconv_jax.experiments.runs import with_seeds
 
@@ -55,7 +54,7 @@ def no_sweep(monkeypatch):
     def run(*_, **__):
         raise _SweptError
 
-    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(sweeps, "run", run)
 
 
 class _SweptError(Exception):
@@ -134,7 +133,7 @@ def test_settings_are_chosen_once(tmp_path, monkeypatch):
         assert summary["metrics"]["validation/accuracy"] == each["validation/accuracy"]
     # Not again, but where what is chosen from is another: in a folder of its own.
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "run", None)
+        patched.setattr(sweeps, "run", None)
         assert other_data.choose("tiny", "", str(runs_dir), str(file)) == chosen
     monkeypatch.setitem(other_data.SETS, "tiny", tiny._replace(validation=80))
     other_data.choose("tiny", "", str(runs_dir), str(file))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax import train
 from lconv_jax.experiments import (
     costs,
     figure2,
@@ -21,6 +20,7 @@ from lconv_jax.experiments import (
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Study
 from lconv_jax.experiments.runs import choose, keep, kept, read_kept, with_seeds
 from lconv_jax.models import count_weights
+from lconv_jax.training import loop
 
 TRAINED = (table1, table2, figure2, figure3, figure4, figure5)
 
@@ -219,7 +219,7 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     def refuse(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(train, "train_and_evaluate", refuse)
+    monkeypatch.setattr(loop, "train_and_evaluate", refuse)
     paper.train_cells(study, cells)
     assert "| s_fc | SGD | 1 | 2 |" in table2.show(study, results, str(tmp_path))
     filters = figure4.show(study, kept(study.file(), figure4.cells(study.sizes)), str(tmp_path))
@@ -227,11 +227,12 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
 
 
 def test_a_program_that_does_not_fit_is_not_timed(monkeypatch):
-    from lconv_jax import programs, together
+    from lconv_jax.training import lanes
+    from lconv_jax.training.setup import prepare
     from tests import tiny_config
 
-    monkeypatch.setattr(together, "bytes_available", lambda: 1000)
-    cost = costs.measure(programs.prepare(tiny_config.get_config("sgd")))
+    monkeypatch.setattr(lanes, "bytes_available", lambda: 1000)
+    cost = costs.measure(prepare(tiny_config.get_config("sgd")))
     assert math.isnan(cost.seconds)
     # digits: 64 inputs, 4 · 4 · 4 units, 24 · 4 units, 10 classes.
     assert cost.weights == 64 * 64 + 64 * 96 + 96 * 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lconv_jax import config as config_lib
-from lconv_jax.data import planted
+from lconv_jax.data.sources import planted
 from lconv_jax.experiments import planted as experiment
 from lconv_jax.experiments.runs import with_seeds
 

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from lconv_jax import analysis
+from lconv_jax.config import with_overrides
 from lconv_jax.experiments import drawing, runs
-from lconv_jax.experiments.runs import (
-    add_localisation,
-    first_kernel,
-    run_all,
-    table,
-    with_overrides,
-)
+from lconv_jax.experiments.runs import add_localisation, first_kernel, run_all, table
 from lconv_jax.tables import markdown
 from tests import tiny_config
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lconv_jax.export import apply
+from lconv_jax.compression.folding import apply
 from lconv_jax.mdl.network import (
     INPUTS,
     Layer,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lconv_jax.export import apply
+from lconv_jax.compression.folding import apply
 from lconv_jax.mdl import decode, encode
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, Layer, evaluate, peaks, predict
 from lconv_jax.mdl.quantize import equalize, quantize, round_bias
@@ -42,11 +42,6 @@ def float_outputs(network, examples):
         return np.asarray(apply(network, inputs))
 
 
-def levels_of(layer):
-    """The distinct weights of a layer, zero among them."""
-    return {0}.union(*(np.unique(term.kernel).tolist() for term in layer.terms))
-
-
 @some
 @given(networks(most_hidden=2), seeds)
 def test_many_levels_predict_what_the_floats_predict(network, seed):
@@ -67,14 +62,13 @@ def test_many_levels_predict_what_the_floats_predict(network, seed):
     assert np.abs(outputs * factor - expected).max() <= 1e-3 * scale
 
 
-@pytest.mark.parametrize("method", ["uniform", "kmeans"])
 @pytest.mark.parametrize("tiny", [1e-2, 1e-9, 1e-14, 1e-18, 1e-30])
-def test_weights_may_be_tiny_beside_a_bias(tiny, method):
+def test_weights_may_be_tiny_beside_a_bias(tiny):
     random = np.random.default_rng(0)
     kernels = random.normal(size=(4, 3)), tiny * random.normal(size=(3, 4))
     biases = random.normal(size=3), np.array([3.0, 1.0, 2.0, -1.0])
     network = dense_network(*kernels, biases=biases)
-    found = quantize(network, 40, method=method, bias_bits=40)
+    found = quantize(network, 40, bias_bits=40)
     examples = make_examples(network)
     expected = float_outputs(network, examples)
     outputs = evaluate(found, examples).astype(float)
@@ -146,29 +140,6 @@ def test_equalizing_keeps_the_function(network, seed):
             np.testing.assert_array_equal(one.kernel == 0, two.kernel == 0)
 
 
-@some
-@given(networks(), seeds, st.integers(1, 20))
-def test_kmeans_keeps_few_levels_and_zeros(network, seed, depth):
-    network = with_floats(network, seed)
-    found = quantize(network, depth, method="kmeans")
-    for layer, floats in zip(found.layers, network.layers, strict=True):
-        assert len(levels_of(layer)) <= 2 * depth + 1
-        assert max(map(abs, levels_of(layer))) <= 127
-        for term, before in zip(layer.terms, floats.terms, strict=True):
-            assert not term.kernel[before.kernel == 0].any()
-
-
-def test_kmeans_finds_clusters():
-    random = np.random.default_rng(0)
-    centres = random.choice([-1.0, 0.2, 0.5], (40, 40))
-    kernel = centres + random.normal(0, 0.01, centres.shape)
-    found = quantize(dense_network(kernel), 2, method="kmeans").layers[0].terms[0].kernel
-    ratio = found / (127 / np.abs(kernel).max())
-    assert np.abs(ratio - centres).max() < 0.05
-    few = quantize(dense_network(centres), 2, method="kmeans").layers[0]
-    assert levels_of(few) == {-127, 0, round(0.2 * 127), round(0.5 * 127)}
-
-
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.floats(-1e6, 1e6) | st.floats(-40, 40), max_size=8),
@@ -204,32 +175,30 @@ def test_biases_by_hand(values, bits, expected):
     assert round_bias(np.array(values, float), bits).tolist() == expected
 
 
-@pytest.mark.parametrize("method", ["uniform", "kmeans"])
-def test_layers_without_weights_keep_the_order_of_their_biases(method):
+def test_layers_without_weights_keep_the_order_of_their_biases():
     network = dense_network(
         np.zeros((3, 2)), np.zeros((2, 4)), biases=[np.zeros(2), np.array([0.1, 0.3, -0.2, 0.25])]
     )
-    found = quantize(network, 4, method=method)
+    found = quantize(network, 4)
     examples = make_examples(network)
     assert predict(found, examples).tolist() == [1] * 8
     assert np.argsort(found.layers[1].bias).tolist() == [2, 0, 3, 1]
     silent = network.layers[1]._replace(bias=np.zeros(4))
-    found = quantize(network._replace(layers=(network.layers[0], silent)), 4, method=method)
+    found = quantize(network._replace(layers=(network.layers[0], silent)), 4)
     assert evaluate(found, examples).tolist() == [[0] * 4] * 8
 
 
 @pytest.mark.parametrize(
-    ("depths", "method", "named"),
+    ("depths", "named"),
     [
-        (0, "uniform", "depths = 0"),
-        (-3, "kmeans", "depths = -3"),
-        ([2], "uniform", r"depths = \[2\]"),
-        ((2, 0), "uniform", r"depths = \(2, 0\)"),
-        ([1, 2, 3], "kmeans", r"depths = \[1, 2, 3\]"),
-        (3, "median", "method = 'median' must be uniform or kmeans"),
+        (0, "depths = 0"),
+        (-3, "depths = -3"),
+        ([2], r"depths = \[2\]"),
+        ((2, 0), r"depths = \(2, 0\)"),
+        ([1, 2, 3], r"depths = \[1, 2, 3\]"),
     ],
 )
-def test_bad_arguments_are_refused(depths, method, named):
+def test_bad_arguments_are_refused(depths, named):
     network = dense_network(np.ones((2, 2)), np.ones((2, 2)))
     with pytest.raises(ValueError, match=named):
-        quantize(network, depths, method=method)
+        quantize(network, depths)

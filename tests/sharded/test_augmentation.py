@@ -7,8 +7,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import collectives
-from lconv_jax import sharding
-from lconv_jax.data import policies
+from lconv_jax.data.augmentation import policies
+from lconv_jax.parallel import sharding
 
 
 @pytest.mark.optimized

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from benchmarks import collectives, scaling
-from lconv_jax import models, programs, sharding
-from lconv_jax.checkpoint import Checkpoints
+from lconv_jax import models
+from lconv_jax.parallel import sharding
+from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.training import programs
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import in_dtype
 
@@ -42,7 +45,7 @@ def _config(data, model, **changes):
 @functools.cache
 def _program(data, model, float64=False):
     """An experiment and its compiled steps."""
-    experiment = programs.prepare(_config(data, model))
+    experiment = prepare(_config(data, model))
     if float64:
         experiment = in_dtype(experiment, jnp.float64)
     return experiment, programs.compile_train_steps(experiment)
@@ -157,7 +160,7 @@ def test_both_splits_together_send_what_each_sends_alone():
 @pytest.mark.optimized
 def test_the_data_are_not_sent_and_augmentation_costs_nothing():
     cropped = collectives.read(_program(4, 2)[1].as_text())
-    experiment = programs.prepare(_config(4, 2, data__crop=0))
+    experiment = prepare(_config(4, 2, data__crop=0))
     plain = collectives.read(programs.compile_train_steps(experiment).as_text())
     assert [each.arrays for each in plain] == [each.arrays for each in cropped]
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lconv_jax import programs, sharding, together
-from lconv_jax.experiments.runs import with_overrides
+from lconv_jax.config import with_overrides
+from lconv_jax.parallel import sharding
+from lconv_jax.training import lanes, programs
 from tests import tiny_config
 
 
@@ -17,16 +18,16 @@ def test_together_over_many_devices(monkeypatch):
         with_overrides(tiny_config.get_config(), base | {"seed": seed, "optimizer.beta": beta})
         for seed, beta in ((0, 5.0), (1, 10.0))
     ]
-    experiments = together.prepare_together(configs)
-    whole = together.undivided(configs[0])
-    program = together.compile_together(experiments, whole)
-    states, put, _ = together.make_states(experiments)
+    experiments = lanes.prepare_together(configs)
+    whole = lanes.load_whole(configs[0])
+    program = lanes.compile_together(experiments, whole)
+    states, put, _ = lanes.make_states(experiments)
     for index, experiment in enumerate(experiments):
         states = put(states, index, programs.initial_state(experiment))
     kernel = states.params["conv1"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (2, 64, 128), "split over the model axis"
-    lanes = together.make_lanes(experiments, whole)
-    _, rows = program(states, lanes, jax.device_put(whole.train), jnp.int32(4))
+    differing = lanes.make_lanes(experiments, whole)
+    _, rows = program(states, differing, jax.device_put(whole.train), jnp.int32(4))
     for index, experiment in enumerate(experiments):
         run = programs.compile_train_steps(experiment)
         split = jax.device_put(experiment.dataset.train)

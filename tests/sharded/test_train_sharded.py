@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lconv_jax import programs, sharding, stream, train
+from lconv_jax.parallel import sharding
+from lconv_jax.training import loop, programs, streaming
+from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 
@@ -25,7 +27,7 @@ def _config(data, model):
 
 @functools.cache
 def _after_steps(data, model, count=4):
-    experiment = programs.prepare(_config(data, model))
+    experiment = prepare(_config(data, model))
     run = programs.compile_train_steps(experiment)
     split = jax.device_put(experiment.dataset.train)
     state, rows = run(programs.initial_state(experiment), split, jnp.int32(count))
@@ -63,7 +65,7 @@ def test_a_run_over_eight_devices_ends_like_one_over_one(tmp_path):
     for data in (8, 1):
         config = _config(data, 1)
         config.train.epochs = 4
-        summaries.append(train.train_and_evaluate(config, tmp_path / str(data)))
+        summaries.append(loop.train_and_evaluate(config, tmp_path / str(data)))
     many, one = (summary["metrics"] for summary in summaries)
     assert many["step"] == one["step"]
     assert many["eval/accuracy"] == pytest.approx(one["eval/accuracy"], abs=0.02)
@@ -73,9 +75,9 @@ def test_a_run_over_eight_devices_ends_like_one_over_one(tmp_path):
 def test_a_run_may_go_on_with_another_number_of_devices(tmp_path):
     config = _config(8, 1)
     config.train.epochs = 2
-    first = train.train_and_evaluate(config, tmp_path)
+    first = loop.train_and_evaluate(config, tmp_path)
     config.sharding.data, config.sharding.model = 2, 2
-    again = train.train_and_evaluate(config, tmp_path)
+    again = loop.train_and_evaluate(config, tmp_path)
     assert again["metrics"] == first["metrics"]
 
 
@@ -83,7 +85,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(tmp_path):
     config = _config(8, 1)
     config.train.batch_size = 100
     with pytest.raises(ValueError, match="100 is not a multiple of the 8 devices"):
-        train.train_and_evaluate(config, tmp_path / "run")
+        loop.train_and_evaluate(config, tmp_path / "run")
 
 
 @pytest.mark.optimized
@@ -93,12 +95,12 @@ def test_streamed_batches_over_eight_devices_give_the_same_bits():
         config = _config(4, 2)
         config.model.alpha = 4
         config.data.stream = how
-        experiment = programs.prepare(config)
+        experiment = prepare(config)
         run, state = programs.compile_train_steps(experiment), programs.initial_state(experiment)
         split = experiment.dataset.train
         if how == "never":
             split = jax.device_put(split)
-        with stream.training_feed(config, split, 132, experiment.mesh, 0) as feed:
+        with streaming.training_feed(config, split, 132, experiment.mesh, 0) as feed:
             batches, _ = feed(0)
             if how == "always":
                 assert batches.images.addressable_shards[0].data.shape == (32, 32, 8, 8, 1)

@@ -1,0 +1,1 @@
+"""Augmentation: shifts, flips and cutout, and policies of operations on images."""

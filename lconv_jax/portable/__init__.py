@@ -1,0 +1,1 @@
+"""A trained network in a form that other programs read: .npz for NumPy, .onnx for runtimes."""

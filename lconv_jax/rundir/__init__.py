@@ -1,0 +1,1 @@
+"""The run directory: configuration, metrics, checkpoints, sessions, and who may write them."""

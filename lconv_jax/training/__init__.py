@@ -1,0 +1,1 @@
+"""Runs: what a configuration is made into, the compiled steps, and the host's loop around them."""

@@ -1,0 +1,97 @@
+"""What follows from a configuration and its data: the steps, the schedule, the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from lconv_jax.errors import ConfigError
+from lconv_jax.optim.methods import METHODS
+
+# A state counts its steps in 32 bits.
+_MOST_STEPS = 2**31 - 1
+# Learning rates are added up one by one as far as that takes no time.
+_MOST_ADDED = 2**22
+
+
+class Plan(NamedTuple):
+    """The steps of a run, its schedule and its optimizer."""
+
+    steps_per_epoch: int
+    total_steps: int
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    effective: dict[str, float]  # as in `optim.methods.Hyperparams`
+    numbers: dict[str, float]  # what the optimizer is made of, as there
+
+
+def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
+    """The plan of a run on `num_examples` training examples.
+
+    Args:
+      config: a validated configuration.
+      num_examples: size of the training set; what is left of an epoch after whole batches is
+        not used in it.
+      params: the model's parameters, or their shapes: they say which layers there are.
+
+    Raises:
+      ConfigError: if the training set holds less than one batch, there are too many steps, or the
+        optimizer's keys do not fit the model or float32.
+    """
+    batch_size, opt = config.train.batch_size, config.optimizer
+    if num_examples < batch_size:
+        raise ConfigError(
+            f"config.train.batch_size = {batch_size} is more than the {num_examples} training "
+            "examples; an epoch needs at least one whole batch"
+        )
+    steps_per_epoch = num_examples // batch_size
+    total_steps = steps_per_epoch * config.train.epochs
+    if total_steps > _MOST_STEPS:
+        raise ConfigError(
+            f"config.train.epochs = {config.train.epochs} of {steps_per_epoch} steps each are "
+            f"{total_steps} steps, and {_MOST_STEPS} can be counted; train for "
+            f"{_MOST_STEPS // steps_per_epoch} epochs at most"
+        )
+    lr_sum = _sum_rates(make_schedule(float(opt.learning_rate), total_steps), total_steps)
+    try:
+        numbers, effective = METHODS[opt.name].hyperparams(config, params, lr_sum)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _check_float32(numbers)
+    schedule, tx = make_optimizer(opt.name, numbers, total_steps)
+    return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers)
+
+
+def make_schedule(learning_rate: Any, total_steps: int) -> optax.Schedule:
+    """A cosine that takes η, which may be traced, to 0 over the run."""
+    return optax.cosine_decay_schedule(learning_rate, total_steps)
+
+
+def make_optimizer(
+    name: str, numbers: Mapping[str, Any], total_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The schedule of η and the optimizer `name`, from `Plan.numbers`, which may be traced."""
+    schedule = make_schedule(numbers["learning_rate"], total_steps)
+    return schedule, METHODS[name].make(schedule, numbers)
+
+
+def _sum_rates(schedule: optax.Schedule, total_steps: int) -> float:
+    """Ση over all steps of a cosine, in float64."""
+    if total_steps <= _MOST_ADDED:
+        return float(np.sum(np.asarray(schedule(np.arange(total_steps)), np.float64)))
+    # The cosines of a half turn in equal steps, the last one left out, sum to 1.
+    return float(schedule(0)) * (total_steps + 1) / 2
+
+
+def _check_float32(numbers: Mapping[str, float]) -> None:
+    """Raises ConfigError for a number of the optimizer that float32 takes for 0 or infinity."""
+    range_ = np.finfo(np.float32)
+    for name, value in numbers.items():
+        if value and not range_.tiny <= value <= range_.max:
+            raise ConfigError(
+                f"config.optimizer: {name} would be {value:g}, and float32 holds 0 and "
+                f"{range_.tiny:g} … {range_.max:g}; choose other l1, beta and reference_lr_sum"
+            )
