@@ -18,6 +18,7 @@ import tempfile
 import jax
 
 ROOT = pathlib.Path(__file__).parent.parent
+OPTIMIZATIONS = "jax_disable_most_optimizations"
 _IMPORTED = [
     *("tests.processes", "lconv_jax.sweep", "lconv_jax.describe", "lconv_jax.shorten"),
     *("matplotlib.backends.backend_agg", "matplotlib.image", "sklearn.datasets"),
@@ -35,7 +36,7 @@ class Command:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         arguments = [os.fspath(argument) for argument in arguments]
-        settings = {"jax_disable_most_optimizations": jax.config.jax_disable_most_optimizations}
+        settings = {OPTIMIZATIONS: jax.config.values[OPTIMIZATIONS]}
         if platform is not None:
             settings["jax_platforms"] = platform
         given = module, arguments, self._said, settings, environ or {}
