@@ -3,11 +3,10 @@
 The tests under `sharded/` need eight devices, which JAX must be told before it starts: they run in
 processes of their own, which `test_sharded.py` starts.
 
-Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of the
-tests and no longer, in one folder for all pytest workers and the commands that they start, many of
-them with one configuration. In the tests' own processes the compiler leaves out most optimizations,
-but for what is marked `optimized`: bits that different programs share, collectives, memory.
-Commands compile as they do for anybody.
+Compilation is most of what the tests would cost. Whatever is compiled is kept for the length of
+the tests and no longer, in one folder for all pytest workers and the commands that they start, many
+of them with one configuration. The compiler leaves out most optimizations, but in tests marked
+`optimized`: of bits that different programs share, of collectives and of memory.
 """
 
 import atexit

@@ -1,9 +1,9 @@
 """Commands in processes of their own, which need not import everything again.
 
 Importing JAX and its friends takes a process longer than most of what tests ask of a command.
-`start` forks it from a server that has imported them, and has nothing else: no device, no thread.
-What a process is like as it begins and ends, `subprocess` has to show: nothing that is registered
-with `atexit` runs here.
+`start` forks it from a server that has imported them and has asked JAX for no device yet. What a
+process is like as it begins and ends, `subprocess` has to show: nothing that is registered with
+`atexit` runs here. It compiles as the test does that starts it, see `conftest.py`.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import tempfile
 import jax
 
 ROOT = pathlib.Path(__file__).parent.parent
+OPTIMIZATIONS = "jax_disable_most_optimizations"
 _IMPORTED = [
     *("tests.processes", "lconv_jax.sweep", "lconv_jax.describe", "lconv_jax.shorten"),
     *("matplotlib.backends.backend_agg", "matplotlib.image", "sklearn.datasets"),
@@ -35,7 +36,10 @@ class Command:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)
         arguments = [os.fspath(argument) for argument in arguments]
-        given = module, arguments, self._said, platform, environ or {}
+        settings = {OPTIMIZATIONS: jax.config.values[OPTIMIZATIONS]}
+        if platform is not None:
+            settings["jax_platforms"] = platform
+        given = module, arguments, self._said, settings, environ or {}
         self._process = context.Process(target=_run, args=given)
         self._process.start()
 
@@ -81,15 +85,15 @@ def run(module, *arguments, **options):
     return command.returncode, out, err
 
 
-def _run(module, arguments, said, platform, environ):
+def _run(module, arguments, said, settings, environ):
     for number, file in zip((1, 2), said, strict=True):
         there = os.open(file, os.O_WRONLY | os.O_APPEND)
         os.dup2(there, number)
         os.close(there)
     os.chdir(ROOT)
     os.environ.update(environ)
-    if platform is not None:
-        jax.config.update("jax_platforms", platform)
+    for name, value in settings.items():
+        jax.config.update(name, value)
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)  # runpy warns of a module that was imported
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -10,8 +10,6 @@ import pytest
 from benchmarks import cases, common, memory, report, step
 from lconv_jax import models
 
-pytestmark = pytest.mark.optimized
-
 
 def _run(module, name, tmp_path, *flags):
     path = tmp_path / f"{name}.json"
@@ -85,6 +83,7 @@ def test_what_needs_a_gpu_is_not_run_without_one_and_says_so(tmp_path):
     assert result["models"] == {"s_fc_256m": {"note": "not run: no GPU at hand"}}
 
 
+@pytest.mark.optimized
 def test_memory_of_the_state_is_that_of_its_arrays(tmp_path):
     (row,) = _run(memory, "memory", tmp_path, "--models=s_fc_8").values()
     # Two BN layers of 72 and 48 units: two parameters and two statistics each; a bias of 10.
@@ -128,6 +127,7 @@ def test_peers_that_train_otherwise_are_refused():
         peers.check_losses(case, programs)
 
 
+@pytest.mark.optimized
 def test_flops_are_those_that_the_compiler_counts():
     case = cases.CASES["s_fc_8"]._replace(batch=64)
     model = models.create("s_fc", alpha=8, num_classes=10)
@@ -159,6 +159,7 @@ def test_products_of_a_convolution_and_of_its_local_twin_are_the_same_arithmetic
     assert sum(conv) == sum(2 * (1 + p.backward) * math.prod(p[:4]) for p in found["conv"])
 
 
+@pytest.mark.optimized
 def test_every_product_stays_in_the_loop():
     products = [cases.Product(1, 8, 6, 5, 1), cases.Product(3, 8, 4, 2, 2)]
     loop = step.product_loop(products, jnp.float32)

@@ -51,6 +51,7 @@ def _written(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_second_run_compiles_little_and_ends_with_the_same_bits(tmp_path):
     folder = tmp_path / "cache"
     without, _ = _run(tmp_path / "without", "")

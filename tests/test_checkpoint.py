@@ -122,6 +122,7 @@ def test_digests_tell_values_types_and_shapes_apart():
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncate", "delete", "flip"])
 def test_damage_anywhere_gives_the_one_before_or_the_very_same(saved, tmp_path, damage, caplog):
     files = [p.relative_to(saved) for p in (saved / "2").rglob("*") if p.is_file()]
@@ -149,6 +150,7 @@ def test_damage_anywhere_gives_the_one_before_or_the_very_same(saved, tmp_path, 
     assert set_aside >= 3  # the arrays, their manifest, the digests
 
 
+@pytest.mark.slow
 def test_with_every_checkpoint_damaged_nothing_starts_over(saved, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(saved, directory)
@@ -163,6 +165,7 @@ def test_with_every_checkpoint_damaged_nothing_starts_over(saved, tmp_path):
     assert {p.name for p in (directory / DAMAGED).iterdir()} == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_never_replaces_an_earlier_one(saved, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(saved, directory)

@@ -207,6 +207,7 @@ def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
     changes = {"train.shrink": "exact", "model.alpha": 8, "log.describe_every_epochs": 0}
     summary = loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)

@@ -21,7 +21,7 @@ from tests import processes
 from tests.helpers import beside_life, final_digests, timeless
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 MAIN = "lconv_jax.main", "--config=tests/tiny_config.py"
 
 

@@ -121,11 +121,13 @@ def test_a_masked_weight_is_no_part_of_the_trained_network():
     )
 
 
+@pytest.mark.slow
 def test_a_network_whose_sums_would_overflow_is_refused():
     with pytest.raises(ValueError, match="would pass 2⁵³"):
         next(search.search(network("d_fc", density=1.0), data.load("digits").train, 0.05))
 
 
+@pytest.mark.slow
 def test_a_search_never_brings_a_weight_back(monkeypatch):
     monkeypatch.setattr(search, "_GIVE_UP", 0.02)
     digits = data.load("digits").train

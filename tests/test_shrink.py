@@ -25,11 +25,12 @@ from tests.test_resume import _assert_same_run, _start
 
 def _config(**changes):
     config = tiny_config.get_config()
-    config.model.alpha = 16
+    config.model.alpha = 8
+    config.train.batch_size = 32  # 44 steps an epoch
     config.optimizer.momentum = 0.0
     config.optimizer.learning_rate = 0.3
     config.train.shrink = "exact"
-    config.train.epochs = 120
+    config.train.epochs = 30
     for key, value in changes.items():
         group, name = key.split("__")
         config[group][name] = value
@@ -55,7 +56,7 @@ def _copy(state):
         {},
         {"model__dropout": 0.2, "optimizer__weight_decay": 1e-3},
         {"model__name": "s_local", "optimizer__momentum": 0.5},
-        {"model__name": "three_fc", "model__alpha": 256, "optimizer__l1": {"fc": 8e-3}},
+        {"model__name": "three_fc", "model__alpha": 128, "optimizer__l1": {"fc": 8e-3}},
     ],
 )
 def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
@@ -65,14 +66,14 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
     with jax.enable_x64(True):
         whole = in_dtype(prepare(config), jnp.float64)
         split = jax.device_put(whole.dataset.train)
-        state, _ = _advance(whole, programs.initial_state(whole), split, 25)
+        state, _ = _advance(whole, programs.initial_state(whole), split, 7)
         shrinker = Shrinker(whole)
         keep = shrinker.choose(state, split)
         assert keep is not None, "nothing died; the test says nothing"
         smaller_state = shrinker.restrict(_copy(state), keep)
         small = shrinker.current
-        state, want = _advance(whole, state, split, 92)
-        smaller_state, got = _advance(small, smaller_state, split, 92)
+        state, want = _advance(whole, state, split, 23)
+        smaller_state, got = _advance(small, smaller_state, split, 23)
         assert len(got) > 1000
         np.testing.assert_allclose(got, want, rtol=1e-8)
 
@@ -107,7 +108,7 @@ def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps(
     config.optimizer.l1.update({"conv": 8e-3, "fc": 8e-3})
     whole = prepare(config)
     split = jax.device_put(whole.dataset.train)
-    state, _ = _advance(whole, programs.initial_state(whole), split, 25)
+    state, _ = _advance(whole, programs.initial_state(whole), split, 7)
     shrinker = Shrinker(whole)
     keep = shrinker.choose(state, split)
     shrinker.restrict(state, keep)

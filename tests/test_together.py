@@ -121,6 +121,7 @@ def test_in_float32_the_first_steps_are_equal_and_the_end_is_within_seed_spread(
     assert [sorted(line) for line in timeless(mine)] == [sorted(line) for line in timeless(alone)]
 
 
+@pytest.mark.slow
 def test_a_run_of_them_is_accepted_as_a_lone_one(finished):
     config, directory = _configs()[2], finished / "2"
     before = (directory / "metrics.jsonl").read_bytes()
@@ -129,6 +130,7 @@ def test_a_run_of_them_is_accepted_as_a_lone_one(finished):
     assert (directory / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_thresholds_are_products_rounded_once(finished, compiled):
     configs, whole, _ = compiled
     experiments = lanes.prepare_together(configs)
@@ -146,6 +148,7 @@ class _KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saves", [2, 7])
 def test_killed_between_the_saves_of_two_runs_all_end_with_the_same_bits(
     saves, finished, compiled, tmp_path, monkeypatch
@@ -175,6 +178,7 @@ def test_killed_between_the_saves_of_two_runs_all_end_with_the_same_bits(
         assert timeless(mine) == timeless(reference)
 
 
+@pytest.mark.slow
 def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path):
     """One is finished, one is eight steps ahead, and two are to begin."""
     configs, whole, program = compiled
@@ -200,6 +204,7 @@ def test_what_a_lone_run_began_is_continued(finished, compiled, tmp_path):
         assert final_digests(tmp_path / str(index)) == final_digests(finished / str(index))
 
 
+@pytest.mark.slow
 def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
     finished, compiled, tmp_path
 ):

@@ -322,6 +322,7 @@ def test_pooled_statistics_are_those_of_all_the_examples():
     np.testing.assert_allclose(stats["bn_conv1"]["var"], before.var(0), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path):
     config = tiny_config.get_config()
     config.data.permute = 1
@@ -336,6 +337,7 @@ def test_locality_of_a_permuted_run_is_measured_on_the_original_pixels(tmp_path)
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "validation", "want"),
     [

@@ -11,6 +11,7 @@ import pytest
 from lconv_jax import data
 
 
+@pytest.mark.slow
 def test_it_is_the_package_s_own_set():
     from mnist1d.data import get_dataset_args, make_dataset
 

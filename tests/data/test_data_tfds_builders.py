@@ -23,18 +23,21 @@ pytestmark = [
 ]
 
 
-def prepare(name, folder):
-    """Where TFDS has prepared a set, in a process of its own."""
-    command = [sys.executable, tfds_archives.__file__, name, str(folder)]
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Where TFDS has prepared each set, in a process of its own."""
+    folder = tmp_path_factory.mktemp("sets")
+    names = [*tfds_archives.CLASSES, tfds_archives.IMAGENET64]
+    command = [sys.executable, tfds_archives.__file__, str(folder), *names]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder / "prepared"
+    return {name: folder / name / "prepared" for name in names}
 
 
-@pytest.fixture(scope="module", params=list(tfds_archives.CLASSES))
-def prepared(request, tmp_path_factory):
+@pytest.fixture(params=list(tfds_archives.CLASSES))
+def prepared(request, folders):
     """(name, folder) of a set."""
-    return request.param, prepare(request.param, tmp_path_factory.mktemp(request.param))
+    return request.param, folders[request.param]
 
 
 def test_images_and_labels_are_those_of_the_archive(prepared):
@@ -91,10 +94,10 @@ def test_the_paper_s_network_trains_on_them(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sfc", "resnet18"])
-def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
+def test_imagenet_s_configurations_find_it_and_stream_it(name, folders):
     config_file = pathlib.Path(__file__).parents[2] / "configs" / f"{name}_imagenet64.py"
     config = runpy.run_path(str(config_file))["get_config"]()
-    config.data.data_dir = str(imagenet)
+    config.data.data_dir = str(folders[tfds_archives.IMAGENET64])
     config.train.batch_size = 16
     config.data.device_limit_gib = 1e-3
     experiment = setup.prepare(config)
@@ -108,8 +111,3 @@ def test_imagenet_s_configurations_find_it_and_stream_it(name, imagenet):
         written = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
         read_images, read_labels = data.read_all(getattr(dataset, split))
         assert sorted(zip(map(bytes, read_images), read_labels.tolist(), strict=True)) == written
-
-
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
-    return prepare(tfds_archives.IMAGENET64, tmp_path_factory.mktemp("imagenet"))

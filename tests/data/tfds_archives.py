@@ -1,9 +1,10 @@
 """Archives in the true file formats of some sets that TFDS knows, with synthetic content.
 
-    python tests/data/tfds_archives.py NAME FOLDER
+    python tests/data/tfds_archives.py FOLDER NAME [NAME …]
 
-lets TFDS's own builder prepare such an archive; only the download, and with it the check of the
-checksum, is replaced. It runs in a process of its own, so that TensorFlow stays out of the tests'.
+lets TFDS's own builder prepare such archives, each in FOLDER/NAME/prepared; only the download, and
+with it the check of the checksum, is replaced. It runs in a process of its own, so that TensorFlow
+stays out of the tests'.
 """
 
 from __future__ import annotations
@@ -118,4 +119,5 @@ def prepare(name: str, folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    prepare(sys.argv[1], pathlib.Path(sys.argv[2]))
+    for wanted in sys.argv[2:]:
+        prepare(wanted, pathlib.Path(sys.argv[1], wanted))

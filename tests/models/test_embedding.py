@@ -152,6 +152,7 @@ def test_taps_are_the_windows_of_a_same_convolution(sides, kernel_size, stride, 
     np.testing.assert_array_equal(taps.ravel(), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(**GEOMETRY)
 def test_projections_are_orthogonal_and_idempotent(sides, kernel_size, stride, channels):
@@ -177,6 +178,7 @@ def test_projections_are_orthogonal_and_idempotent(sides, kernel_size, stride, c
         assert abs(cosine) < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(**GEOMETRY)
 def test_a_local_kernel_comes_back_without_its_padding_taps(sides, kernel_size, stride, channels):

@@ -13,8 +13,6 @@ from flax.core import freeze
 
 from lconv_jax import add_l1_subgradient, beta_lasso, hard_threshold, layer_labels
 
-pytestmark = pytest.mark.optimized
-
 THRESHOLD = 0.05
 L1, BETA = 1e-3, 50.0
 

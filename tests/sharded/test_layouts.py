@@ -1,4 +1,8 @@
-"""What the layouts over eight devices compute, keep and send."""
+"""What the layouts over eight devices compute, keep and send.
+
+What a program keeps and sends is asked of the one that is trained with outside of the tests too,
+with all optimizations.
+"""
 
 import functools
 import math
@@ -16,8 +20,6 @@ from lconv_jax.training import programs
 from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import in_dtype
-
-pytestmark = pytest.mark.optimized
 
 LAYOUTS = [(1, 8), (8, 1), (4, 2)]
 EPOCHS, STEPS_PER_EPOCH = 5, 11
@@ -76,6 +78,7 @@ def test_in_float64_the_losses_are_those_of_one_device():
             np.testing.assert_allclose(same, kernel, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_in_float32_the_first_losses_are_those_of_one_device_and_fifty_stay_near():
     want, _ = _trained(_program(1, 1))
@@ -88,6 +91,7 @@ def test_in_float32_the_first_losses_are_those_of_one_device_and_fifty_stay_near
         np.testing.assert_allclose(got, want, rtol=2e-2)
 
 
+@pytest.mark.optimized
 def test_bytes_of_weights_and_momentum_fall_as_one_over_model():
     """By the program's own account, which counts the state as what it takes and gives back."""
     kept = {
@@ -111,6 +115,7 @@ def _sizes(found):
     return sum(math.prod(shape) for _, shape in found.arrays)
 
 
+@pytest.mark.optimized
 def test_split_matrices_send_one_sum_of_activations_and_gather_nothing():
     _, program = _program(1, 8)
     found = collectives.read(program.as_text())
@@ -122,6 +127,7 @@ def test_split_matrices_send_one_sum_of_activations_and_gather_nothing():
     assert sum(_sizes(each) for each in found if each.every_step) == 128 * 24 * 16 + 2
 
 
+@pytest.mark.optimized
 def test_a_split_batch_sends_one_sum_of_each_gradient():
     experiment, program = _program(8, 1)
     found = collectives.read(program.as_text())
@@ -137,6 +143,7 @@ def test_a_split_batch_sends_one_sum_of_each_gradient():
     assert sum(_sizes(each) for each in found) == matrices + 4 * units + 10 + 2
 
 
+@pytest.mark.optimized
 def test_both_splits_together_send_what_each_sends_alone():
     experiment, program = _program(4, 2)
     found = collectives.read(program.as_text())
@@ -150,6 +157,7 @@ def test_both_splits_together_send_what_each_sends_alone():
     assert across_data == halves + kernels["fc2"].size + 4 * units + 10 + 2
 
 
+@pytest.mark.optimized
 def test_the_data_are_not_sent_and_augmentation_costs_nothing():
     cropped = collectives.read(_program(4, 2)[1].as_text())
     experiment = prepare(_config(4, 2, data__crop=0))
@@ -212,6 +220,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_four_and_with_one(tmp_path):
                 np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_the_benchmark_counts_what_a_device_holds_and_sends():
     alpha, batch = 16, 64

@@ -12,8 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from lconv_jax import beta_lasso
 
-pytestmark = pytest.mark.optimized
-
 DEVICES = 8
 
 OPTIMIZERS = {
@@ -103,6 +101,7 @@ def test_jit_with_split_weights_and_batch_and_donated_buffers(tx):
     assert_same_run(params, reference(tx))
 
 
+@pytest.mark.optimized
 def test_the_update_needs_no_communication(tx):
     mesh = jax.make_mesh((DEVICES,), ("model",), (jax.sharding.AxisType.Auto,))
     shardings = {

@@ -1,22 +1,31 @@
 """The loop over eight devices computes what it computes on one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lconv_jax.parallel import sharding
 from lconv_jax.training import loop, programs, streaming
 from lconv_jax.training.setup import prepare
 from tests import tiny_config
 
 
+@pytest.fixture(autouse=True)
+def narrow_matrices_are_split(monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SPLIT_SIZE", 2**13)
+
+
 def _config(data, model):
     config = tiny_config.get_config()
-    config.model.alpha = 64  # wide enough for its matrices to be split
+    config.model.alpha = 16
     config.sharding.data, config.sharding.model = data, model
     return config
 
 
+@functools.cache
 def _after_steps(data, model, count=4):
     experiment = prepare(_config(data, model))
     run = programs.compile_train_steps(experiment)
@@ -25,16 +34,11 @@ def _after_steps(data, model, count=4):
     return state, jax.device_get(rows)
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    return _after_steps(1, 1)
-
-
 @pytest.mark.parametrize(("data", "model"), [(8, 1), (4, 2), (2, 4)])
-def test_many_devices_compute_what_one_does(one_device, data, model):
+def test_many_devices_compute_what_one_does(data, model):
     assert jax.device_count() == 8
     state, rows = _after_steps(data, model)
-    expected_state, expected_rows = one_device
+    expected_state, expected_rows = _after_steps(1, 1)
     np.testing.assert_allclose(rows["train/loss"], expected_rows["train/loss"], rtol=1e-4)
     for name in ("conv1", "fc1"):
         got = np.asarray(state.params[name]["kernel"])
@@ -48,8 +52,8 @@ def test_many_devices_compute_what_one_does(one_device, data, model):
 def test_wide_matrices_and_their_momentum_are_split_over_the_model_axis():
     state, _ = _after_steps(4, 2)
     kernel = state.params["conv1"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape == (64, 512)
-    assert state.params["bn_conv1"]["scale"].addressable_shards[0].data.shape == (512,)
+    assert kernel.addressable_shards[0].data.shape == (64, 128)
+    assert state.params["bn_conv1"]["scale"].addressable_shards[0].data.shape == (128,)
     assert state.params["bn_fc1"]["scale"].sharding.is_fully_replicated
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
     assert moments
