@@ -75,7 +75,7 @@ def test_lines_that_are_missing_are_said(written, caplog, lines, left):
         file.unlink()
     with caplog.at_level(logging.WARNING):
         MetricsWriter(directory, 4, record).close()
-    assert f"can be read ({left})" in caplog.text
+    assert f"up to that step ({left})" in caplog.text
 
 
 @pytest.mark.parametrize("damaged", [True, False])

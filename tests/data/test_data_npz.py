@@ -79,7 +79,9 @@ def test_medmnist_layout(tmp_path):
 
 def test_half_a_validation_split_is_refused(tmp_path):
     arrays = make_arrays()
-    with pytest.raises(data.DataError, match=r"validation split it holds x_val; .*x_val y_val"):
+    with pytest.raises(
+        data.DataError, match=r"validation split has the arrays x_val; .*x_val y_val"
+    ):
         save(tmp_path, arrays | {"x_val": arrays["x_test"]})
     with pytest.raises(data.DataError, match=r"set.npz \(x_valid, y_valid\): label 3 of example 3"):
         save(tmp_path, arrays | {"x_valid": arrays["x_test"], "y_valid": np.arange(9) % 4})
