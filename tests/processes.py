@@ -60,8 +60,9 @@ class Command:
         return tuple(file.read_text("utf-8") for file in self._said)
 
     def send_signal(self, number):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, number)
+        if self.poll() is None:  # else its number may be another process's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
