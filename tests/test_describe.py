@@ -129,7 +129,7 @@ def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
 
 @pytest.mark.slow
 def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, monkeypatch):
-    monkeypatch.setattr("lconv_jax.shorten._GIVE_UP", 0.01)
+    monkeypatch.setattr("lconv_jax.compression.search._GIVE_UP", 0.01)
     before = describe(run_dir).certificate.bounds()["kl"]
     rows = shorten(run_dir, Options(steps=60))
     folder = os.path.join(run_dir, "short")
