@@ -68,7 +68,7 @@ def test_a_certificate_is_about_the_file_and_every_training_example(run_dir):
 
 
 def test_a_certificate_is_never_claimed_by_the_loop(run_dir):
-    """A step's line has estimates alone; what a description's line says was counted on its bits."""
+    """A step's line has estimates alone; a description's line was counted on the file's bits."""
     claims = certify.Certificate(8, 1, 2, 0.05).metrics().keys()
     assert {"mdl/bits", "mdl/occam_bound", "mdl/kl_bound"} <= claims
     lines = read_metrics(run_dir)
