@@ -77,6 +77,7 @@ def test_in_float64_two_processes_compute_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_signal_to_one_process_stops_both_and_one_goes_on_alone(tmp_path):
     """With the weights split between the processes, and saved by both."""
     # Wide enough for its matrices to be split; long enough to be stopped on its way.

@@ -141,7 +141,7 @@ def test_a_search_never_brings_a_weight_back(monkeypatch):
         return levels
 
     monkeypatch.setattr(levels, "remove", watched)
-    monkeypatch.setattr(shorten, "_COMPACT", 0.0)  # one shape, so that supports can be compared
+    monkeypatch.setattr(search, "_COMPACT", 0.0)  # one shape, so that supports can be compared
     split = data.Split(digits.images[digits.labels < 4], digits.labels[digits.labels < 4])
     counts = []
     for file, certificate in search.search(floats, split, 0.05, search.Options(steps=80)):
