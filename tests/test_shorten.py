@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from lconv_jax import data, describe, mdl, models, shorten
-from lconv_jax.compression import certify, folding, levels, search
+from lconv_jax.compression import certify, folding, search
+from lconv_jax.compression.levels import (
+    choose_scales,
+    count_levels,
+    drop_dead_units,
+    in_levels,
+    integer_network,
+    remove,
+    round_straight_through,
+    rounded,
+)
 from lconv_jax.mdl import untrusted
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
@@ -37,8 +47,8 @@ def network(name, seed=0, density=0.3):
 
 
 def levels_of(floats, depth=7, bias_bits=4):
-    scales = levels.choose_scales(floats, depth, bias_bits)
-    return levels.in_levels(floats, scales), scales
+    scales = choose_scales(floats, depth, bias_bits)
+    return in_levels(floats, scales), scales
 
 
 @pytest.mark.parametrize("name", ["s_fc", "s_conv", "s_local"])
@@ -47,8 +57,8 @@ def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
     images = np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
     inputs = INPUTS["centred"](images) / INPUT_SCALE["centred"]
-    trained = np.asarray(folding.apply(levels.rounded(levels, scales, masks), inputs))
-    exact = mdl.evaluate(levels.integer_network(levels, scales), images).astype(float)
+    trained = np.asarray(folding.apply(rounded(levels, scales, masks), inputs))
+    exact = mdl.evaluate(integer_network(levels, scales), images).astype(float)
     factor = (trained * exact).sum() / (exact**2).sum()
     assert np.abs(exact).max() > 0
     np.testing.assert_allclose(trained, factor * exact, atol=1e-4 * np.abs(trained).max())
@@ -56,7 +66,7 @@ def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
 
 def test_rounding_lets_the_gradient_through():
     x = jnp.asarray([0.2, 0.7, -1.4])
-    value, gradient = jax.value_and_grad(lambda x: (levels.round_straight_through(x) ** 2).sum())(x)
+    value, gradient = jax.value_and_grad(lambda x: (round_straight_through(x) ** 2).sum())(x)
     assert value == 0 + 1 + 1
     np.testing.assert_allclose(gradient, 2 * np.round(x))
 
@@ -70,7 +80,7 @@ def test_dropping_dead_units_changes_no_prediction(name):
         alive = (layer["kernels"][0] != 0).any(tuple(range(layer["kernels"][0].ndim - 1)))
         layer["bias"] = np.where(alive, layer["bias"], 0)
     floats = folding.with_weights(floats, tree)
-    smaller = levels.drop_dead_units(floats)
+    smaller = drop_dead_units(floats)
     assert mdl.count_weights(smaller)[0] < mdl.count_weights(floats)[0]
     inputs = np.random.default_rng(2).normal(size=(10, *SHAPE))
     np.testing.assert_allclose(
@@ -83,9 +93,9 @@ def test_removal_keeps_the_share_and_the_most_useful():
     moments = [
         {"kernels": [np.ones(t.kernel.shape) for t in layer.terms]} for layer in levels.layers
     ]
-    before = levels.count_levels(levels)
-    after = levels.remove(levels, moments, 0.6)
-    assert levels.count_levels(after) == before - round(0.4 * before)
+    before = count_levels(levels)
+    after = remove(levels, moments, 0.6)
+    assert count_levels(after) == before - round(0.4 * before)
     for old, new in zip(levels.layers, after.layers, strict=True):
         was, now = np.rint(old.terms[0].kernel), np.rint(new.terms[0].kernel)
         kept, gone = np.abs(was[now != 0]), np.abs(was[(was != 0) & (now == 0)])
@@ -100,11 +110,9 @@ def test_removal_goes_on_where_weights_are_few_or_score_alike():
             {"kernels": [np.full(t.kernel.shape, moment) for t in layer.terms]}
             for layer in levels.layers
         ]
-        before = levels.count_levels(levels)
-        assert levels.count_levels(levels.remove(levels, moments, 0.8)) == before - round(
-            0.2 * before
-        )
-        assert levels.count_levels(levels.remove(levels, moments, 0.999)) == before - 1
+        before = count_levels(levels)
+        assert count_levels(remove(levels, moments, 0.8)) == before - round(0.2 * before)
+        assert count_levels(remove(levels, moments, 0.999)) == before - 1
 
 
 def test_a_masked_weight_is_no_part_of_the_trained_network():
@@ -116,8 +124,8 @@ def test_a_masked_weight_is_no_part_of_the_trained_network():
     grown = folding.with_weights(levels, tree)
     inputs = np.random.default_rng(1).normal(size=(5, *SHAPE))
     np.testing.assert_array_equal(
-        folding.apply(levels.rounded(grown, scales, masks), inputs),
-        folding.apply(levels.rounded(levels, scales, masks), inputs),
+        folding.apply(rounded(grown, scales, masks), inputs),
+        folding.apply(rounded(levels, scales, masks), inputs),
     )
 
 
@@ -133,14 +141,13 @@ def test_a_search_never_brings_a_weight_back(monkeypatch):
     digits = data.load("digits").train
     floats = network("s_fc", density=0.1)
     supports = []
-    remove = levels.remove
 
     def watched(levels, *rest):
         levels = remove(levels, *rest)
         supports.append([t.kernel != 0 for layer in levels.layers for t in layer.terms])
         return levels
 
-    monkeypatch.setattr(levels, "remove", watched)
+    monkeypatch.setattr(search, "remove", watched)
     monkeypatch.setattr(search, "_COMPACT", 0.0)  # one shape, so that supports can be compared
     split = data.Split(digits.images[digits.labels < 4], digits.labels[digits.labels < 4])
     counts = []
@@ -156,7 +163,7 @@ def test_a_search_never_brings_a_weight_back(monkeypatch):
         assert count <= sum(int(part.sum()) for part in support)
 
 
-def integer_network(kernel):
+def network_of_digits(kernel):
     """A network of one layer for the digits."""
     layer = mdl.Layer((mdl.Term("dense", 0, 1, kernel),), np.zeros(10, np.int64))
     return mdl.Network(SHAPE, "black", (layer,))
@@ -165,7 +172,7 @@ def integer_network(kernel):
 def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
     """Whatever frontier.json names stays, and so does what somebody else put beside it."""
     random = np.random.default_rng(0)
-    made = integer_network(random.integers(-9, 10, (64, 10)))
+    made = network_of_digits(random.integers(-9, 10, (64, 10)))
     digits = data.load("digits")
     file, longer = mdl.encode(made), mdl.encode(made, "raw")
     certificate = certify.certify(file, digits.train, 0.05)
@@ -182,7 +189,7 @@ def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
 
     experiment = SimpleNamespace(dataset=digits, config=tiny_config.get_config())
     monkeypatch.setattr(shorten, "restore_network", lambda _: (experiment, None, 0))
-    monkeypatch.setattr(search, "search", lambda *_, **__: [(file, certificate)])
+    monkeypatch.setattr(shorten, "search", lambda *_, **__: [(file, certificate)])
     decode_all = lambda files: {name: mdl.decode(each) for name, each in files.items()}  # noqa: E731
     monkeypatch.setattr(untrusted, "decode", decode_all)
     rows = shorten.shorten(str(run_dir))

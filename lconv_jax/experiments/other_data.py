@@ -151,7 +151,7 @@ def choose(name: str, data_dir: str, folder: str, file: str) -> dict[Cell, dict[
         if config.model.name not in of_set.chosen_for:
             continue
         held_out = {"data.validation": of_set.validation, **of_set.choice}
-        config = config.with_overrides(config, held_out)
+        config = config_lib.with_overrides(config, held_out)
         grid: dict[str, Sequence[float]] = dict(_SGD)
         if config.optimizer.name == "beta_lasso":
             flat = dict(config_lib.flatten(config))

@@ -26,6 +26,7 @@ class Lone(contextlib.ExitStack):
         self._setup, self._shrinker = setup, Shrinker(setup)
         self._state: Any = None
         self._feed: Any = None
+        self._batches: Any = None
         self._compile()
 
     @property
@@ -54,21 +55,17 @@ class Lone(contextlib.ExitStack):
         self._state = self._shrinker.resume(state)
         self._compile()
 
-    def _batches(self, step: int) -> tuple[Any, int]:
+    def most(self, step: int) -> int:
         if self._feed is None:
             total, mesh = self._setup.plan.total_steps, self._setup.mesh
-            feed = streaming.training_feed(
-                self._setup.config, self._splits["train"], total, mesh, step
-            )
+            train = self._splits["train"]
+            feed = streaming.training_feed(self._setup.config, train, total, mesh, step)
             self._feed = self.enter_context(feed)
-        return self._feed(step)
-
-    def most(self, step: int) -> int:
-        return self._batches(step)[1]
+        self._batches, most = self._feed(step)
+        return most
 
     def advance(self, step: int, count: int) -> Sequence[Mapping[str, Any]]:
-        batches, _ = self._batches(step)
-        self._state, rows = self._run_steps()(self._state, batches, np.int32(count))
+        self._state, rows = self._run_steps()(self._state, self._batches, np.int32(count))
         return [jax.device_get(rows)]
 
     def take(self, index: int) -> TrainState:

@@ -162,7 +162,7 @@ class Program(Protocol):
         """Lets a run join, with a stored state, or with its initial one."""
 
     def most(self, step: int) -> int:
-        """The most steps that the next call may take."""
+        """The most steps that `advance` may take next, from this step on; asked before it."""
 
     def advance(self, step: int, count: int) -> Sequence[Mapping[str, Any]]:
         """Takes steps; returns each run's metrics, as `steps.make_train_steps` gives them."""

@@ -224,8 +224,8 @@ def changed_wav(folder, **fields):
     ("fields", "message"),
     [
         ({"at4": (4, 0), "at40": (4, 0)}, "states 0 bytes of samples"),
-        ({"at40": (4, 6401)}, "the samples should have 6401 bytes, of which 6400 are there"),
-        ({"at4": (4, 6437)}, "the file should have 6445 bytes, of which 6444 are there"),
+        ({"at40": (4, 6401)}, "the samples should have 6401 bytes, and 6400 are there"),
+        ({"at4": (4, 6437)}, "the file should have 6445 bytes, and 6444 are there"),
         ({"at22": (2, 0)}, "0 channels"),
         ({"at24": (4, 0)}, "0 samples a second; 1000 … 1000000 are accepted"),
         ({"at24": (4, 1)}, "1 samples a second"),
@@ -252,7 +252,7 @@ def test_a_stream_s_sizes_are_good(tmp_path):
 def test_a_file_that_was_cut_is_refused(tmp_path, kept):
     folder = make_folder(tmp_path / "set", repeats=1)
     (folder / "0_ann_0.wav").write_bytes((folder / "0_ann_0.wav").read_bytes()[:kept])
-    with pytest.raises(data.DataError, match=rf"0_ann_0\.wav: damaged.*of which {kept} are there"):
+    with pytest.raises(data.DataError, match=rf"0_ann_0\.wav: damaged.*and {kept} are there"):
         data.load("spoken_digits", folder)
 
 
