@@ -4,7 +4,7 @@
 carry weights between a convolutional network and its local and fully connected twins.
 """
 
-from lconv_jax.models.counting import base_channels, count_weights, kernels
+from lconv_jax.models.counting import base_channels, count_weights, first_layer, kernels
 from lconv_jax.models.embedding import (
     dense_from_local,
     embed,
@@ -23,6 +23,7 @@ __all__ = [
     "create",
     "dense_from_local",
     "embed",
+    "first_layer",
     "kernels",
     "local_from_dense",
     "local_from_shared",

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lconv_jax.models.registry import check_name, create
+
+
+def first_layer(layers: Mapping[str, Any]) -> str:
+    """The name of the layer that sees the image, among parameters or kernels by layer."""
+    return "conv1" if "conv1" in layers else "fc1"
 
 
 def kernels(params: Any) -> dict[str, Any]:

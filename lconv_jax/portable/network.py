@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from lconv_jax.compression import folding
 from lconv_jax.mdl.network import Network
+from lconv_jax.rundir.workdir import version_of
 
 if TYPE_CHECKING:
     from lconv_jax.training.reading import SavedRun
@@ -86,7 +86,7 @@ def from_run(run: SavedRun) -> Portable:
         "model": run.config.model.name,
         "data": os.path.basename(run.dataset.name),
         "step": run.step,
-        "lconv_jax": _version(),
+        "lconv_jax": version_of("lconv_jax"),
     }
     if run.dataset.class_names:
         about["classes"] = list(run.dataset.class_names)
@@ -98,10 +98,3 @@ def from_run(run: SavedRun) -> Portable:
         order=run.permutation,
         about=about,
     )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("lconv_jax")
-    except metadata.PackageNotFoundError:  # run from a clone that was not installed
-        return "not installed"

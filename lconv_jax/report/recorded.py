@@ -24,10 +24,10 @@ from lconv_jax.rundir.workdir import (
     SESSIONS_FILE,
     SUMMARY_FILE,
     read_config,
+    read_diverged,
     read_summary,
 )
 
-DIVERGED_FILE = "diverged.json"
 _SESSION = {"from": int, "to": int, "device": str, "versions": {str: str}}
 _T = TypeVar("_T")
 
@@ -96,7 +96,7 @@ class Recorded:
     @property
     def first(self) -> NDArray[Any] | None:
         """The weights of the layer that sees the image."""
-        return self.kernels.get(_first(self.kernels))
+        return self.kernels.get(models.first_layer(self.kernels))
 
 
 def read_all(directories: Sequence[str]) -> list[Recorded]:
@@ -175,7 +175,7 @@ def read(directory: str, label: str) -> Recorded:
         facts=facts,
         sessions=or_note(lambda: _sessions(directory), []),
         summary=summary,
-        diverged=or_note(lambda: _diverged(directory), None),
+        diverged=or_note(lambda: read_diverged(directory), None),
         metrics=values,
         confusion=confusion,
         step=step,
@@ -223,17 +223,12 @@ def _newest(directory: str, notes: list[str]) -> tuple[int, dict[str, NDArray[An
         except CheckpointError as error:
             notes.append(str(error))
             continue
-        if _first(kernels) in kernels:
+        if models.first_layer(kernels) in kernels:
             return step, {name: np.asarray(kernel) for name, kernel in kernels.items()}
         notes.append(f"The checkpoint of step {step} is of no network that this package makes.")
     if not there:
         notes.append("There is no checkpoint: weights, filters and locality are not known.")
     return 0, {}
-
-
-def _first(kernels: Mapping[str, Any]) -> str:
-    """The name of the layer that sees the image."""
-    return "conv1" if "conv1" in kernels else "fc1"
 
 
 def _as_images(
@@ -243,7 +238,7 @@ def _as_images(
     notes: list[str],
 ) -> tuple[tuple[int, ...] | None, dict[str, NDArray[Any]]]:
     """The shape of an image, and the kernels with the first one's rows in the order of pixels."""
-    name = _first(kernels)
+    name = models.first_layer(kernels)
     first = kernels[name]
     order = None
     if facts is not None:
@@ -295,10 +290,3 @@ def _sessions(directory: str) -> list[dict[str, Any]]:
     if not os.path.exists(path):
         return []
     return json_files.read(path, [_SESSION], "the next checkpoint writes it anew")
-
-
-def _diverged(directory: str) -> str | None:
-    path = os.path.join(directory, DIVERGED_FILE)
-    if not os.path.exists(path):
-        return None
-    return json_files.read(path, {"message": str}, "delete it")["message"]

@@ -19,7 +19,7 @@ from lconv_jax.host.files import no_link, write_atomically
 from lconv_jax.rundir.metrics import METRICS_FILE
 
 CONFIG_FILE, SUMMARY_FILE, CHECKPOINTS = "config.json", "summary.json", "checkpoints"
-SESSIONS_FILE = "sessions.json"
+SESSIONS_FILE, DIVERGED_FILE = "sessions.json", "diverged.json"
 _PACKAGES = ("lconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -124,6 +124,15 @@ def read_summary(
     return json_files.read(path, form, remedy)
 
 
+def read_diverged(directory: str | os.PathLike[str]) -> str | None:
+    """Why the run of a directory cannot go on, or None if nothing is known against it."""
+    path = os.path.join(directory, DIVERGED_FILE)
+    if not os.path.exists(path):
+        return None
+    remedy = "delete it, and the run is continued from its last checkpoint"
+    return json_files.read(path, {"message": str}, remedy)["message"]
+
+
 def write_summary(directory: str, summary: dict[str, Any]) -> dict[str, Any]:
     """Writes summary.json: the results, and the versions and device; returns all of it."""
     whole = summary | made_by()
@@ -135,11 +144,12 @@ def made_by() -> dict[str, Any]:
     """The devices and the versions that this process computes with."""
     return {
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version_of(name) for name in _PACKAGES},
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package; "not installed" for one that is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # run from a clone that was not installed

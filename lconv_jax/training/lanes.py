@@ -28,12 +28,18 @@ from numpy.typing import NDArray
 from lconv_jax import config as config_lib
 from lconv_jax import data
 from lconv_jax.errors import TrainingError
-from lconv_jax.host import json_files, memory
+from lconv_jax.host import memory
 from lconv_jax.host.files import write_atomically
 from lconv_jax.host.signals import deferred_signals
 from lconv_jax.optim.methods import METHODS, OPTIONAL
 from lconv_jax.parallel import sharding
-from lconv_jax.rundir.workdir import open_workdir, read_summary, write_summary
+from lconv_jax.rundir.workdir import (
+    DIVERGED_FILE,
+    open_workdir,
+    read_diverged,
+    read_summary,
+    write_summary,
+)
 from lconv_jax.training import loop, programs, rng
 from lconv_jax.training.inputs import make_inputs, permutation, permutation_seed
 from lconv_jax.training.plan import make_plan
@@ -41,7 +47,6 @@ from lconv_jax.training.setup import Setup, load, prepare
 from lconv_jax.training.state import TrainState
 from lconv_jax.training.steps import Lane, make_train_steps
 
-DIVERGED_FILE = "diverged.json"
 _ANY_NUMBER = 2**31
 # A forward pass of a batch below which runs gain by training together on a CPU.
 _CPU_FLOPS = 1e8
@@ -197,15 +202,6 @@ def most_together(setup: Setup) -> int:
 def is_over(run: Run) -> bool:
     """Whether nothing is left to do: the run is finished, or it diverged."""
     return read_summary(run.directory) is not None or read_diverged(run.directory) is not None
-
-
-def read_diverged(directory: str | os.PathLike[str]) -> str | None:
-    """Why the run of a directory cannot go on, or None if nothing is known against it."""
-    path = os.path.join(directory, DIVERGED_FILE)
-    if not os.path.exists(path):
-        return None
-    remedy = "delete it, and the run is continued from its last checkpoint"
-    return json_files.read(path, {"message": str}, remedy)["message"]
 
 
 def mark_diverged(directory: str, error: TrainingError) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from numpy.typing import ArrayLike, NDArray
 
-from lconv_jax import analysis, data
+from lconv_jax import analysis, data, models
 from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError, DataError
 from lconv_jax.host import places
@@ -135,11 +135,10 @@ class SavedRun:
         permuted pixels, a dense layer's weights are at the pixels that they read; a convolution's
         are windows of permuted images.
         """
-        kernel, image_shape = _first(self.params), self.dataset.image_shape
-        seed = inputs.permutation_seed(self.config)
-        if seed is not None and kernel.ndim == 2:
-            order = inputs.permutation(seed, image_shape)
-            kernel = analysis.unpermuted_rows(kernel, order, image_shape)
+        kernel = self.params[models.first_layer(self.params)]["kernel"]
+        image_shape = self.dataset.image_shape
+        if self.permutation is not None and kernel.ndim == 2:
+            kernel = analysis.unpermuted_rows(kernel, self.permutation, image_shape)
         return analysis.first_layer_filters(kernel, image_shape)
 
     @functools.cached_property
@@ -287,11 +286,6 @@ def _series(lines: Iterable[dict[str, Any]]) -> dict[str, Series]:
         name: Series(np.asarray(columns[name][0], np.int64), np.asarray(columns[name][1]))
         for name in sorted(columns)
     }
-
-
-def _first(params: dict[str, Any]) -> NDArray[Any]:
-    """The kernel of the layer that sees the image."""
-    return params["conv1" if "conv1" in params else "fc1"]["kernel"]
 
 
 def _is_floating(dtype: Any) -> bool:

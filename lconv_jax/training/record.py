@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -102,13 +101,8 @@ def write_weights(
 ) -> None:
     """Adds histograms of the layers' weights and a picture of filters to the TensorBoard events."""
     kernels = models.kernels(state.params)
-    filters = _first_filters(setup, _first(kernels))
+    filters = _first_filters(setup, kernels[models.first_layer(kernels)])
     writer.write_weights(step, kernels, analysis.picture(analysis.choose_filters(filters, 64)))
-
-
-def _first(kernels: Mapping[str, Any]) -> Any:
-    """The kernel of the layer that sees the image."""
-    return kernels["conv1"] if "conv1" in kernels else kernels["fc1"]
 
 
 def _first_filters(setup: Setup, kernel: jax.Array) -> NDArray[np.float32]:
@@ -130,7 +124,7 @@ def _unpermuted(setup: Setup, weights: NDArray[Any]) -> NDArray[Any]:
 def summarise(setup: Setup, state: TrainState, session: Session, started: float) -> dict[str, Any]:
     """Draws filters.png and returns the contents of summary.json; for `started` see `Run`."""
     kernels = models.kernels(state.params)
-    first = _first(kernels)
+    first = kernels[models.first_layer(kernels)]
     filters = analysis.choose_filters(_first_filters(setup, first), 64)
     analysis.save_filters(filters, os.path.join(session.directory, "filters.png"))
     summary = {
