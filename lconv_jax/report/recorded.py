@@ -23,6 +23,7 @@ from lconv_jax.rundir.workdir import (
     CONFIG_FILE,
     SESSIONS_FILE,
     SUMMARY_FILE,
+    check_is_run,
     read_config,
     read_diverged,
     read_summary,
@@ -110,10 +111,7 @@ def read_all(directories: Sequence[str]) -> list[Recorded]:
     for path in paths:
         if not os.path.isdir(path):
             raise ConfigError(f"{path} is no folder; give the --workdir of a run")
-        if not os.path.exists(os.path.join(path, CONFIG_FILE)):
-            raise ConfigError(
-                f"{path} has no {CONFIG_FILE}: it is not the --workdir of a run; give one that is"
-            )
+        check_is_run(path)
     return [read(path, label) for path, label in zip(paths, labels(paths), strict=True)]
 
 

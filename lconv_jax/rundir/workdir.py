@@ -57,6 +57,14 @@ def check_workdir(workdir: str | os.PathLike[str], config: Any, data_sha256: str
     _compare(directory, dict(config_lib.flatten(config)), data_sha256)
 
 
+def check_is_run(workdir: str | os.PathLike[str]) -> None:
+    """Raises ConfigError for a directory that holds no run."""
+    if not os.path.exists(os.path.join(workdir, CONFIG_FILE)):
+        raise config_lib.ConfigError(
+            f"{workdir} has no {CONFIG_FILE}: it is not the --workdir of a run"
+        )
+
+
 def read_config(workdir: str | os.PathLike[str]) -> Any:
     """The `ConfigDict` of the run in a directory.
 

@@ -11,8 +11,8 @@ from lconv_jax import mdl
 from lconv_jax.compression import certify, folding
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.rundir.workdir import CHECKPOINTS, CONFIG_FILE, read_config
-from lconv_jax.training import evaluation, inputs, rng
+from lconv_jax.rundir.workdir import CHECKPOINTS, check_is_run, read_config
+from lconv_jax.training import inputs, programs
 from lconv_jax.training.setup import Setup, prepare
 from lconv_jax.training.shrinker import Shrinker
 from lconv_jax.training.state import TrainState
@@ -27,8 +27,7 @@ def restore(run_dir: str) -> tuple[Setup, TrainState, int]:
     Raises:
       ValueError: the directory holds no run, or none with a checkpoint.
     """
-    if not os.path.exists(os.path.join(run_dir, CONFIG_FILE)):
-        raise ValueError(f"{run_dir} has no {CONFIG_FILE}: it is not the --workdir of a run")
+    check_is_run(run_dir)
     setup = prepare(read_config(run_dir))
     with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
         found = checkpoints.restore(Shrinker(setup).stored_shapes)
@@ -57,11 +56,8 @@ def export_state(setup: Setup, state: Any) -> mdl.Network:
     Raises:
       ValueError: the run permutes the pixels of a convolution or a local layer.
     """
-    config, dataset, model = setup.config, setup.dataset, setup.model
-    size = config.train.batch_size
-    statistics = evaluation.make_statistics(model, setup.inputs, size, setup.mesh)
-    key = rng.key_for(config.seed, rng.STATISTICS, int(state.step))
-    stats = statistics(state.params, state.batch_stats, dataset.train.images, key)
+    dataset, model = setup.dataset, setup.model
+    stats = programs.evaluation_stats(setup, state.params, state.batch_stats, int(state.step))
     variables = distributed.fetch({"params": state.params, "batch_stats": stats})
     network = folding.fold(model, variables, dataset.image_shape, input_code="centred")
     if dataset.train.images.dtype != np.uint8:
@@ -69,8 +65,8 @@ def export_state(setup: Setup, state: Any) -> mdl.Network:
     elif all(term.kind == "dense" for layer in network.layers for term in layer.terms):
         # Without padding, dark backgrounds may as well be zero: biases become small numbers.
         network = folding.fold(model, variables, dataset.image_shape, input_code="black")
-    if (seed := inputs.permutation_seed(config)) is not None:
-        network = folding.unpermute(network, inputs.permutation(seed, dataset.image_shape))
+    if (order := inputs.pixel_order(setup.config, dataset.image_shape)) is not None:
+        network = folding.unpermute(network, order)
     return network
 
 

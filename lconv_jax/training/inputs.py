@@ -42,8 +42,17 @@ def permutation_seed(config: Any) -> int | None:
     return None if permute == 0 else config.seed if permute == 1 else permute
 
 
+def pixel_order(config: Any, image_shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixel of a stored image that the model sees as its i-th; None without `data.permute`.
+
+    Pixels are numbered in row-major order, and channels stay together.
+    """
+    seed = permutation_seed(config)
+    return None if seed is None else permutation(seed, image_shape)
+
+
 def permutation(seed: int, image_shape: tuple[int, ...]) -> np.ndarray:
-    """The order in which a run sees the pixels, of `permutation_seed`; channels stay together."""
+    """The `pixel_order` of a seed."""
     pixels = math.prod(image_shape[:-1])
     with jax.ensure_compile_time_eval():  # also where a program is being traced
         return np.asarray(jax.random.permutation(rng.key_for(seed, rng.PERMUTATION), pixels))
@@ -58,10 +67,9 @@ def make_preprocess(
     with `data.permute_first` see `make_augment`. `order`, which may be traced, takes the place of
     the configuration's own permutation.
     """
-    seed = permutation_seed(config)
-    if seed is None:
+    order = pixel_order(config, image_shape) if order is None else order
+    if order is None:
         return data.normalize
-    order = permutation(seed, image_shape) if order is None else order
     return lambda images: _permuted(data.normalize(images), order)
 
 
@@ -86,8 +94,8 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
     )
     policy = policies.load(config.data.augment) if config.data.augment else None
     noise = config.data.noise
-    seed = permutation_seed(config) if config.data.permute_first else None
-    if policy is None and seed is None and not noise:
+    permuted_first = config.data.permute and config.data.permute_first
+    if policy is None and not permuted_first and not noise:
         return shift
 
     def change(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -96,8 +104,8 @@ def make_augment(config: Any, order: Any = None) -> Callable[[jax.Array, jax.Arr
         return shift(key, images)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-        if seed is not None:
-            there = permutation(seed, images.shape[1:]) if order is None else order
+        if permuted_first:
+            there = pixel_order(config, images.shape[1:]) if order is None else order
             changed = change(key, _permuted(images, there))
             images = _permuted(changed, jnp.argsort(jnp.asarray(there)))
         else:

@@ -41,7 +41,7 @@ from lconv_jax.rundir.workdir import (
     write_summary,
 )
 from lconv_jax.training import loop, programs, rng
-from lconv_jax.training.inputs import make_inputs, permutation, permutation_seed
+from lconv_jax.training.inputs import make_inputs, permutation_seed, pixel_order
 from lconv_jax.training.plan import make_plan
 from lconv_jax.training.setup import Setup, load, prepare
 from lconv_jax.training.state import TrainState
@@ -127,8 +127,7 @@ def make_lanes(setups: Sequence[Setup], whole: data.Dataset) -> Lane:
     orders = None
     if first.config.data.permute:
         shape = first.dataset.image_shape
-        seeds = [permutation_seed(each.config) for each in setups]
-        orders = np.stack([permutation(seed, shape) for seed in seeds if seed is not None])
+        orders = np.asarray([pixel_order(each.config, shape) for each in setups])
 
     def number(name: str) -> NDArray[Any]:
         return np.asarray([each.plan.numbers[name] for each in setups], np.float64).astype(dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lconv_jax.parallel import sharding
-from lconv_jax.training import evaluation, streaming
+from lconv_jax.training import evaluation, rng, streaming
 from lconv_jax.training.setup import Setup, make_initial_state
 from lconv_jax.training.state import TrainState
 from lconv_jax.training.steps import make_train_steps
@@ -58,6 +58,14 @@ def compile_evaluation(setup: Setup) -> Callable[..., dict[str, Any]]:
     """The function (state, train, split, key) -> metrics of `evaluation.make_evaluate`."""
     size = setup.config.train.batch_size
     return evaluation.make_evaluate(setup.model, setup.inputs, size, setup.mesh)
+
+
+def evaluation_stats(setup: Setup, params: Any, batch_stats: Any, step: int) -> Any:
+    """The BN statistics that the run evaluates its network of this step with."""
+    size = setup.config.train.batch_size
+    statistics = evaluation.make_statistics(setup.model, setup.inputs, size, setup.mesh)
+    key = rng.key_for(setup.config.seed, rng.STATISTICS, step)
+    return statistics(params, batch_stats, setup.dataset.train.images, key)
 
 
 def forward_flops(setup: Setup) -> float:

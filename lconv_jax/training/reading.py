@@ -26,12 +26,12 @@ from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.workdir import (
     CHECKPOINTS,
-    CONFIG_FILE,
+    check_is_run,
     read_config,
     read_data_digest,
     read_summary,
 )
-from lconv_jax.training import evaluation, inputs, rng
+from lconv_jax.training import inputs, programs
 from lconv_jax.training.setup import Setup, prepare
 
 
@@ -121,11 +121,10 @@ class SavedRun:
         They are not the running averages of training. They are pooled over training batches of the
         network as it is at `step`, so that the training data are read for them.
         """
-        setup, size = self._setup, self._setup.config.train.batch_size
-        statistics = evaluation.make_statistics(setup.model, setup.inputs, size, setup.mesh)
-        key = rng.key_for(setup.config.seed, rng.STATISTICS, self.step)
-        running, images = self._stored["batch_stats"], self.dataset.train.images
-        return jax.device_get(statistics(self._on_devices, running, images, key))
+        stored = self._stored["batch_stats"]
+        return jax.device_get(
+            programs.evaluation_stats(self._setup, self._on_devices, stored, self.step)
+        )
 
     @functools.cached_property
     def filters(self) -> NDArray[np.float32]:
@@ -147,8 +146,7 @@ class SavedRun:
 
         Pixels are numbered in row-major order, and channels stay together.
         """
-        seed = inputs.permutation_seed(self.config)
-        return None if seed is None else inputs.permutation(seed, self.dataset.image_shape)
+        return inputs.pixel_order(self.config, self.dataset.image_shape)
 
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
         """The outputs [N, classes] of the network in evaluation mode.
@@ -256,8 +254,7 @@ def load_run(
         (run.predict(test.images) == test.labels).mean()
     """
     path = places.local(directory, "the run directory")
-    if not os.path.exists(os.path.join(path, CONFIG_FILE)):
-        raise ConfigError(f"{path} has no {CONFIG_FILE}: it is not the --workdir of a run")
+    check_is_run(path)
     steps_there = tuple(Checkpoints(os.path.join(path, CHECKPOINTS)).steps())
     if step is not None and step not in steps_there:
         there = ", ".join(map(str, steps_there)) or "none"

@@ -30,9 +30,9 @@ _SHOWN_UNITS = 4096
 
 def write_data(setup: Setup, directory: str) -> None:
     """Writes data.json of the run in a directory (see `facts.write_data`)."""
-    seed, shape = inputs.permutation_seed(setup.config), setup.dataset.image_shape
+    order = inputs.pixel_order(setup.config, setup.dataset.image_shape)
     about = data.about(setup.dataset) | {"dtype": setup.dataset.train.images.dtype.name}
-    facts.write_data(directory, about, None if seed is None else inputs.permutation(seed, shape))
+    facts.write_data(directory, about, order)
 
 
 def write_steps(
@@ -114,11 +114,11 @@ def _first_filters(setup: Setup, kernel: jax.Array) -> NDArray[np.float32]:
 
 def _unpermuted(setup: Setup, weights: NDArray[Any]) -> NDArray[Any]:
     """A dense first layer's weights with their rows in the order of the original pixels."""
-    config, image_shape = setup.config, setup.dataset.image_shape
-    seed = inputs.permutation_seed(config)
-    if seed is None or weights.ndim != 2:
+    image_shape = setup.dataset.image_shape
+    order = inputs.pixel_order(setup.config, image_shape)
+    if order is None or weights.ndim != 2:
         return weights
-    return analysis.unpermuted_rows(weights, inputs.permutation(seed, image_shape), image_shape)
+    return analysis.unpermuted_rows(weights, order, image_shape)
 
 
 def summarise(setup: Setup, state: TrainState, session: Session, started: float) -> dict[str, Any]:
