@@ -1,14 +1,16 @@
 """Describes a finished run's network in bits: `python -m lconv_jax.describe RUN_DIR`.
 
 Prints what each code makes of the network, the bounds on its test error, and its training and test
-error, and writes the shortest description as a file that `lconv_jax.predict` reads.
+error, and writes the shortest description as a file that `lconv_jax.predict` reads. The numbers go
+into RUN_DIR/description.json, for `lconv_jax.report`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from absl import app, flags
 from rich import box, table
@@ -19,6 +21,7 @@ from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
+from lconv_jax.rundir import facts
 from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
@@ -27,12 +30,13 @@ SHORT_DIR = "short"
 
 
 class Description(NamedTuple):
-    """A file, its certificate, the candidate it comes from, and the experiment."""
+    """A file, its certificate, the candidate it comes from, the run's setup, the newest step."""
 
     file: bytes
     certificate: certify.Certificate
     origin: str
-    experiment: Setup
+    setup: Setup
+    step: int
 
 
 def describe(run_dir: str) -> Description:
@@ -47,17 +51,16 @@ def describe(run_dir: str) -> Description:
     Raises:
       ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
-    experiment, network, step = restore_network(run_dir)
-    split, delta = experiment.dataset.train, experiment.config.log.delta
+    setup, network, step = restore_network(run_dir)
+    split, delta = setup.dataset.train, setup.config.log.delta
     found = [
-        Description(file, certificate, path, experiment)
+        Description(file, certificate, path, setup, step)
         for path, file, certificate in certified_files(run_dir, split, delta)
     ]
     if not found or not certify.is_dense(network):
+        rounded = certify.shortest_description(network, split, delta)
         name = f"the checkpoint of step {step}, rounded"
-        found.insert(
-            0, Description(*certify.shortest_description(network, split, delta), name, experiment)
-        )
+        found.insert(0, Description(*rounded, name, setup, step))
     return min(found, key=lambda each: each.certificate.bounds()["kl"])
 
 
@@ -99,37 +102,52 @@ def code_lengths(network: mdl.Network) -> dict[str, int]:
     return lengths
 
 
-def report(
-    file: bytes, certificate: certify.Certificate, test: data.Split
-) -> tuple[table.Table, list[str]]:
-    """The table of codes, and the lines below it."""
-    network = mdl.decode(file)
-    grid = table.Table(
-        "code", *("bits", "occam", "kraft", "kl"), box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in grid.columns[1:]:
-        column.justify = "right"
+def measure(found: Description) -> dict[str, Any]:
+    """The contents of description.json (see `facts.write_description`)."""
+    network, certificate = mdl.decode(found.file), found.certificate
+    test = found.setup.dataset.test
     weights, nonzeros, distinct = mdl.count_weights(network)
-    for name, bits in code_lengths(network).items():
-        bounds = certificate._replace(bits=bits).bounds()
-        numbers = (rounded_up(bounds[key]) for key in ("occam", "kraft", "kl"))
-        grid.add_row(name, f"{bits:,}", *numbers)
     sizes = nonzeros, distinct, max(1, weights), 32
-    formula = mdl.theorem2_bits(*sizes)
     estimate = mdl.theorem2_bound(
         certificate.error, *sizes, certificate.num_examples, certificate.delta
     )
-    errors = certify.count_errors(network, test)
-    units = " → ".join(str(len(layer.bias)) for layer in network.layers)
+    return {
+        "network": found.origin,
+        "step": found.step,
+        "codes": {
+            name: {"bits": bits, **certificate._replace(bits=bits).bounds()}
+            for name, bits in code_lengths(network).items()
+        },
+        "units": [len(layer.bias) for layer in network.layers],
+        "nonzeros": nonzeros,
+        "values": distinct - 1,
+        "formula": {"bits": float(mdl.theorem2_bits(*sizes)), "bound": float(estimate)},
+        "training_errors": certificate.errors,
+        "num_examples": certificate.num_examples,
+        "delta": certificate.delta,
+        "bound": certificate.bounds()["kl"],
+        "test_error": certify.count_errors(network, test) / len(test.labels),
+    }
+
+
+def as_text(found: Mapping[str, Any]) -> tuple[table.Table, list[str]]:
+    """The table of codes, and the lines below it, of `measure`."""
+    bounds = ("occam", "kraft", "kl")
+    grid = table.Table("code", "bits", *bounds, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for name, row in found["codes"].items():
+        grid.add_row(name, f"{row['bits']:,}", *(rounded_up(row[key]) for key in bounds))
+    errors, examples = found["training_errors"], found["num_examples"]
     lines = [
-        f"units: {units}; {nonzeros:,} weights that are not zero, of {distinct - 1} values in all",
+        f"units: {' → '.join(map(str, found['units']))}; {found['nonzeros']:,} weights that are "
+        f"not zero, of {found['values']} values in all",
         f"for comparison, Theorem 2's formula with 32 bits a value, which describes no biases: "
-        f"{float(formula):,.0f} bits, {float(estimate):.4f}",
-        f"training error: {certificate.error:.4f} ({certificate.errors:,} of "
-        f"{certificate.num_examples:,})",
-        f"bound: with probability {1 - certificate.delta:g} the error on new data is at most "
-        f"{rounded_up(certificate.bounds()['kl'])} (kl)",
-        f"test error: {errors / len(test.labels):.4f}",
+        f"{found['formula']['bits']:,.0f} bits, {found['formula']['bound']:.4f}",
+        f"training error: {errors / examples:.4f} ({errors:,} of {examples:,})",
+        f"bound: with probability {1 - found['delta']:g} the error on new data is at most "
+        f"{rounded_up(found['bound'])} (kl)",
+        f"test error: {found['test_error']:.4f}",
     ]
     return grid, lines
 
@@ -144,12 +162,14 @@ def main(argv: list[str]) -> None:
     run_dir = places.local(argv[1], "RUN_DIR")
     out = places.output(flags.FLAGS.out or os.path.join(run_dir, "model.lconv"), "--out")
     distributed.initialize()
-    file, certificate, origin, experiment = describe(run_dir)
-    write_atomically(out, file)
-    grid, lines = report(file, certificate, experiment.dataset.test)
+    found = describe(run_dir)
+    write_atomically(out, found.file)
+    measured = measure(found)
+    facts.write_description(run_dir, measured)
+    grid, lines = as_text(measured)
     commands.show(grid, width=100)
-    commands.say("\n".join([f"network: {origin}", *lines]))
-    commands.say(f"file: {out}, {len(file):,} bytes")
+    commands.say("\n".join([f"network: {found.origin}", *lines]))
+    commands.say(f"file: {out}, {len(found.file):,} bytes")
 
 
 if __name__ == "__main__":

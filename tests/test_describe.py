@@ -14,6 +14,7 @@ from lconv_jax.compression.search import Options
 from lconv_jax.config import with_overrides
 from lconv_jax.describe import describe, restore_network
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
+from lconv_jax.rundir import facts
 from lconv_jax.rundir.metrics import read_metrics
 from lconv_jax.shorten import FRONTIER_FILE, shorten
 from lconv_jax.training import loop
@@ -47,8 +48,8 @@ def run_dir(tmp_path_factory):
 
 
 def test_the_exported_network_is_the_evaluated_one(run_dir):
-    experiment, network, step = restore_network(run_dir)
-    test = experiment.dataset.test
+    setup, network, step = restore_network(run_dir)
+    test = setup.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
     logits = folding.apply(network, jnp.asarray(inputs, jnp.float32))
     accuracy = np.mean(np.argmax(logits, 1) == test.labels)
@@ -60,8 +61,8 @@ def test_the_exported_network_is_the_evaluated_one(run_dir):
 
 
 def test_a_certificate_is_about_the_file_and_every_training_example(run_dir):
-    file, certificate, _, experiment = describe(run_dir)
-    split = experiment.dataset.train
+    file, certificate, _, setup, _ = describe(run_dir)
+    split = setup.dataset.train
     wrong = mdl.predict(mdl.decode(file), np.asarray(split.images)) != split.labels
     assert certificate == certify.Certificate(8 * len(file), wrong.sum(), 1437, 0.05)
     assert certificate.bounds()["kl"] == mdl.kl_bound(wrong.mean(), 8 * len(file), 1437, 0.05)
@@ -86,9 +87,9 @@ def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     lines = [line for line in read_metrics(run_dir) if "mdl/bits" in line]
     per_epoch = 1437 // 128
     assert [line["step"] for line in lines] == [15 * per_epoch, 30 * per_epoch]
-    experiment, network, _ = restore_network(run_dir)
+    setup, network, _ = restore_network(run_dir)
     file, certificate = certify.shortest_description(
-        network, experiment.dataset.train, 0.05, depths=(3, 7, 15), refine=False
+        network, setup.dataset.train, 0.05, depths=(3, 7, 15), refine=False
     )
     assert lines[-1].items() >= certificate.metrics().items()
     for line in read_metrics(run_dir):
@@ -106,10 +107,16 @@ def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
         "predict", file, "--data=digits", "--split=test", f"--out={classes}"
     )
     assert status == 0, err
-    _, certificate, _, experiment = describe(run_dir)
-    split = experiment.dataset.train
+    _, certificate, _, setup, step = describe(run_dir)
+    split = setup.dataset.train
     rows = re.findall(r"^ *(\w+) +([\d,]+) +([\d.]+) +([\d.]+) +([\d.]+) *$", described, re.M)
     assert {row[0] for row in rows} >= {"raw", "unit", "shortest"}
+    kept = facts.read_description(run_dir)
+    assert {name: f"{row['bits']:,}" for name, row in kept["codes"].items()} == {
+        row[0]: row[1] for row in rows
+    }
+    assert kept["step"] == step
+    assert kept["bound"] == certificate.bounds()["kl"]
     for _, bits, *printed in rows:
         bounds = certificate._replace(bits=int(bits.replace(",", ""))).bounds()
         for kind, text in zip(("occam", "kraft", "kl"), printed, strict=True):
@@ -169,8 +176,8 @@ def test_old_run_directories_are_read(run_dir, tmp_path):
 def test_permuted_pixels_are_put_back(tmp_path):
     changes = {"data.permute": 1, "train.epochs": 4, "log.describe_every_epochs": 0}
     loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
-    experiment, network, _ = restore_network(str(tmp_path))
-    test = experiment.dataset.test
+    setup, network, _ = restore_network(str(tmp_path))
+    test = setup.dataset.test
     inputs = INPUTS[network.input_code](test.images) / INPUT_SCALE[network.input_code]
     logits = folding.apply(network, jnp.asarray(inputs, jnp.float32))
     evaluated = read_metrics(tmp_path)[-1]["eval/accuracy"]
@@ -213,8 +220,8 @@ def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
 def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
     changes = {"train.shrink": "exact", "model.alpha": 8, "log.describe_every_epochs": 0}
     summary = loop.train_and_evaluate(with_overrides(get_config(), SPARSE | changes), tmp_path)
-    experiment, network, step = restore_network(str(tmp_path))
-    assert step == experiment.plan.total_steps
-    units = experiment.state_shapes.params["conv1"]["kernel"].shape[1]
+    setup, network, step = restore_network(str(tmp_path))
+    assert step == setup.plan.total_steps
+    units = setup.state_shapes.params["conv1"]["kernel"].shape[1]
     assert summary["metrics"]["units/conv1"] < units == len(network.layers[0].bias)
     assert len(describe(str(tmp_path)).file) < 2000

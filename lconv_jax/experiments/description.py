@@ -73,8 +73,8 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
     """Trains, shortens and describes; what is kept of it."""
     loop.train_and_evaluate(config, run_dir)
     frontier = shorten(run_dir)
-    file, certificate, origin, experiment = describe(run_dir)
-    test = experiment.dataset.test
+    file, certificate, origin, setup, _ = describe(run_dir)
+    test = setup.dataset.test
     short = mdl.decode(file)
     errors = mdl.count_errors(short, np.asarray(test.images), test.labels)
     summary = read_summary(run_dir) or {}

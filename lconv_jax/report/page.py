@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,11 +35,13 @@ _NONE = "–"
 _MOST_CLASSES = 20
 _MOST_PAIRS = 30
 _SPLITS = {"test": "test set", "validation": "validation split"}
+# The last digit is rounded up, so that the bound that is shown holds.
+_BOUND = "bound"
 _MDL = {
     "mdl/bits": ("Length of the network's file, bits", ",.0f"),
     "mdl/train_error": ("Training error of the decoded network", ".2%"),
-    "mdl/kl_bound": ("Bound on the error on new data (kl)", ".2%"),
-    "mdl/occam_bound": ("Bound on the error on new data (Occam)", ".2%"),
+    "mdl/kl_bound": ("Bound on the error on new data (kl)", _BOUND),
+    "mdl/occam_bound": ("Bound on the error on new data (Occam)", _BOUND),
     "mdl/estimate_bits": ("Estimate of the length, bits: counted, nothing was encoded", ",.0f"),
     "mdl/estimate_bound": ("Estimate of the bound, from the last batch's error", ".2%"),
 }
@@ -122,6 +125,7 @@ def render(runs: Sequence[Recorded], *, most_filters: int = 64) -> str:
         galleries=galleries,
         localities=[found[run.label] for run in runs],
         mdl=_described(runs),
+        codes=_codes(runs),
         per_class=_per_class(runs),
         matrices=_matrices(runs),
         numbers=range(len(runs)),
@@ -154,7 +158,11 @@ def _state(run: Recorded) -> str:
 
 
 def _number(value: Any, form: str) -> str:
-    return f"{value:{form}}" if _is_number(value) else _NONE
+    if not _is_number(value):
+        return _NONE
+    if form == _BOUND:
+        return f"{math.ceil(value * 1e4) / 1e4:.2%}"
+    return f"{value:{form}}"
 
 
 def _is_number(value: Any) -> bool:
@@ -354,6 +362,38 @@ def _window(run: Recorded, found: Sequence[Mapping[str, Any]]) -> int | None:
         return None
     sides = [each["window"] for each in found if type(each.get("window")) is int]
     return sides[0] if sides and sides[0] > 0 else None
+
+
+def _codes(runs: Sequence[Recorded]) -> list[Row]:
+    """What `lconv_jax.describe` found: bits by code, and the bound of the file that it wrote."""
+
+    def bits(code: str) -> Callable[[Recorded], str]:
+        def cell(run: Recorded) -> str:
+            row = (run.description or {"codes": {}})["codes"].get(code)
+            return _number(row and row["bits"], ",")
+
+        return cell
+
+    def found(name: str, form: str) -> Callable[[Recorded], str]:
+        return lambda run: _number((run.description or {}).get(name), form)
+
+    def origin(run: Recorded) -> str:
+        # The file's own name: the whole path is the directory of the run.
+        return os.path.basename(run.description["network"]) if run.description else _NONE
+
+    codes = dict.fromkeys(
+        code for run in runs if run.description for code in run.description["codes"]
+    )
+    lines = {"Origin of the file": origin} | {f"Bits, {code}": bits(code) for code in codes}
+    return _rows(
+        runs,
+        lines
+        | {
+            "Weights of it that are not zero": found("nonzeros", ","),
+            "Bound on the error on new data": found("bound", _BOUND),
+            "Test error of the file's network": found("test_error", ".2%"),
+        },
+    )
 
 
 def _described(runs: Sequence[Recorded]) -> list[Row]:

@@ -16,7 +16,13 @@ from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import json_files, places
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
-from lconv_jax.rundir.facts import CONFUSION_FILE, DATA_FILE, read_confusion, read_data
+from lconv_jax.rundir.facts import (
+    CONFUSION_FILE,
+    DATA_FILE,
+    read_confusion,
+    read_data,
+    read_description,
+)
 from lconv_jax.rundir.metrics import METRICS_FILE, read_metrics
 from lconv_jax.rundir.workdir import (
     CHECKPOINTS,
@@ -49,6 +55,7 @@ class Recorded:
       diverged: why the run cannot go on, if it cannot.
       metrics: by name, the finite values by step.
       confusion: confusion.json; None if there is none.
+      description: description.json, which `lconv_jax.describe` writes; None if there is none.
       step: of the checkpoint that `kernels` are of; 0 if there is none.
       kernels: the weights of each layer; the first one's inputs in the order of the images' pixels.
       image_shape: [*spatial, channels] of an example; None where nothing says it.
@@ -66,6 +73,7 @@ class Recorded:
     diverged: str | None
     metrics: dict[str, dict[int, float]]
     confusion: dict[str, Any] | None
+    description: dict[str, Any] | None
     step: int
     kernels: dict[str, NDArray[Any]]
     image_shape: tuple[int, ...] | None
@@ -176,6 +184,7 @@ def read(directory: str, label: str) -> Recorded:
         diverged=or_note(lambda: read_diverged(directory), None),
         metrics=values,
         confusion=confusion,
+        description=or_note(lambda: read_description(directory), None),
         step=step,
         kernels=kernels,
         image_shape=shape,

@@ -1,7 +1,7 @@
-"""What a run directory says of its data, and of the answers of its last evaluation.
+"""What a run directory says of its data, of the answers of its last evaluation, and of its bits.
 
-Both are there to be read without the data: `lconv_jax.report` lays filters out as images, and shows
-which classes a network mistakes for which.
+All are there to be read without the data: `lconv_jax.report` lays filters out as images, shows
+which classes a network mistakes for which, and how many bits each code takes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from lconv_jax.host import json_files
 from lconv_jax.host.files import write_atomically
 
 DATA_FILE, CONFUSION_FILE = "data.json", "confusion.json"
+DESCRIPTION_FILE = "description.json"
+_CODE = {"bits": int, "occam": float, "kraft": float, "kl": float}
 
 
 def write_data(directory: str, about: Mapping[str, Any], pixel_order: Any = None) -> None:
@@ -66,6 +68,32 @@ def read_confusion(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
       StoredError: it is damaged.
     """
     return _read(directory, CONFUSION_FILE, {"step": int, "splits": {str: [[int]]}})
+
+
+def write_description(directory: str, found: Mapping[str, Any]) -> None:
+    """Writes description.json: how many bits a network takes by each code, and its bounds.
+
+    Args:
+      directory: of the run.
+      found: "network", the origin of what was described, "step" of the newest checkpoint, "codes"
+        with "bits", "occam", "kraft" and "kl" by code, "bound", the kl bound of the file that was
+        written, and others.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    text = json.dumps(dict(found), indent=1) + "\n"
+    write_atomically(os.path.join(directory, DESCRIPTION_FILE), text)
+
+
+def read_description(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What description.json of a run directory says, or None if there is none.
+
+    Raises:
+      StoredError: it is damaged.
+    """
+    form = {"network": str, "step": int, "codes": {str: _CODE}, "bound": float}
+    return _read(directory, DESCRIPTION_FILE, form)
 
 
 def _read(directory: str | os.PathLike[str], name: str, form: Any) -> dict[str, Any] | None:

@@ -18,6 +18,9 @@ def make_hostile(run):
     sessions = json.loads((run / "sessions.json").read_text())
     sessions[0] |= {"device": HOSTILE, "versions": {HOSTILE: "</td><script>hostile=1</script>"}}
     (run / "sessions.json").write_text(json.dumps(sessions))
+    code = {"bits": 1, "occam": 1.0, "kraft": 1.0, "kl": 1.0}
+    described = {"network": HOSTILE, "step": 1, "codes": {HOSTILE: code}, "bound": 1.0}
+    (run / "description.json").write_text(json.dumps(described))
     (run / "diverged.json").write_text(json.dumps({"message": HOSTILE}))
     with open(run / "metrics.jsonl", "a") as file:
         name = "sparsity/</script><script>window.hostile=1</script>/nonzeros"

@@ -18,7 +18,7 @@ pytest.importorskip("altair")
 from lconv_jax import analysis, train
 from lconv_jax.errors import ConfigError, StoredError
 from lconv_jax.report import page, recorded
-from lconv_jax.rundir import metrics
+from lconv_jax.rundir import facts, metrics
 from tests import tiny_config
 from tests.report.hostile import HOSTILE, make_hostile
 
@@ -61,6 +61,19 @@ def test_numbers_at_a_glance_are_those_of_the_summary(finished):
     assert _cells(text, "Locality ratio") == [" / ".join(f"{ratio:.2f}" for ratio in ratios)]
     bits = f"{last['mdl/estimate_bits']:,.0f}"
     assert _cells(text, page._MDL["mdl/estimate_bits"][0]) == [bits]
+
+
+def test_bits_are_those_that_describe_found_and_a_bound_is_rounded_up(finished, run):
+    text = _page(finished[0])
+    assert "python -m lconv_jax.describe RUN" in text
+    code = {"bits": 12345, "occam": 0.5, "kraft": 0.4, "kl": 0.3}
+    found = {"network": "/a/short/0012345.lconv", "step": 9, "codes": {"unit": code}}
+    facts.write_description(str(run), found | {"bound": 0.28431, "test_error": 0.2})
+    text = _page(run)
+    assert _cells(text, "Bits, unit") == ["12,345"]
+    assert _cells(text, "Origin of the file") == ["0012345.lconv"]
+    assert _cells(text, "Bound on the error on new data") == ["28.44%"]
+    assert _cells(text, "Test error of the file's network".replace("'", "&#39;")) == ["20.00%"]
 
 
 def test_curves_are_the_metrics(finished):
@@ -195,6 +208,7 @@ def test_a_run_that_has_just_begun_says_what_is_missing(run):
     ("name", "contents", "said"),
     [
         ("summary.json", b"{", r"summary\.json, line 1: this is no JSON"),
+        ("description.json", b'{"network": "a"}', r"description\.json: it has no 'step'"),
         ("metrics.jsonl", b'{"step": 1}\nxx\n{"step": 3}\n', r"metrics\.jsonl, line 2 is damaged"),
         ("sessions.json", b'{"from": 0}', r"sessions\.json: it must be a list"),
         ("confusion.json", b'{"step": 1, "splits": {"test": [[1, 2]]}}', r"confusion\.json: test"),
