@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks import pillow_operations
 from lconv_jax.data.augmentation import operations
+from lconv_jax.errors import DataError
 
 SHAPES = [(28, 28, 1), (13, 22, 3), (21, 10, 3), (2, 5, 1)]
 BATCH = 6
@@ -48,11 +49,24 @@ def test_it_is_pillow_s(name, draw, shape, seed):
     levels = np.asarray(draw.draw(st.lists(level, min_size=BATCH, max_size=BATCH)), np.float32)
     places = np.random.default_rng(seed).random((BATCH, 2), np.float32)
     arguments = {"cutout": (levels, places)}.get(name, (levels,))
-    function = getattr(operations, name)
-    results = np.asarray(function(jnp.asarray(images), *arguments[: name in LEVELS and 2]))
+    arguments = arguments[: name in LEVELS and 2]
+    results = np.asarray(operations.operate(name, jnp.asarray(images), *arguments))
     assert results.dtype == np.uint8
     wrong = 0
     for image, result, level, place in zip(images, results, levels, places, strict=True):
         expected = pillow_operations.apply(name, image, float(level), tuple(place.tolist()))
         wrong += (abs(result.astype(int) - expected) > 1).mean() / BATCH
     assert wrong <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("shear", (), "'shear' is no operation; there are shear_x,"),
+        ("rotate", (), "rotate needs a level for each image"),
+        ("cutout", (3.0,), "cutout needs a level and a place"),
+    ],
+)
+def test_what_an_operation_lacks_is_named(name, arguments, said):
+    with pytest.raises(DataError, match=said):
+        operations.operate(name, jnp.zeros((1, 4, 4, 3), jnp.uint8), *arguments)

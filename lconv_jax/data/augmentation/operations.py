@@ -1,9 +1,8 @@
 """The image operations of AutoAugment as Pillow does them: compiled, for a batch, uint8.
 
 Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data", 2019, Table 6, are Pillow's
-operations of these names. Each function here takes uint8 images [B, H, W, C], C = 1 or 3, and,
-where the operation has a level, one for each image in Pillow's own unit. Geometry takes the nearest
-pixel, in Pillow's 16.16 fixed-point arithmetic, and fills what comes from outside with a constant.
+operations of these names. Levels are in Pillow's own units. Geometry takes the nearest pixel, in
+Pillow's 16.16 fixed-point arithmetic, and fills pixels that come from outside with a constant.
 
 `apply` does one operation on each image, a different one if need be, in one pass whatever they are:
 a gather with each image's affine map; a blend b + α (x − o), which color, brightness, contrast,
@@ -48,84 +47,54 @@ _ONE = 1 << 16
 _OUTSIDE, _CUT = -1, -2
 
 
-def shear_x(images: jax.Array, level: jax.Array) -> jax.Array:
-    """Row y comes from `level` · y pixels further right: `transform(AFFINE, (1, level, 0, …))`."""
-    return _alone("shear_x", images, level)
+def operate(
+    name: str, images: jax.Array, level: jax.Array | None = None, place: jax.Array | None = None
+) -> jax.Array:
+    """Does one operation on a batch of images, each with its own level.
 
+    | name | what it does, and its level ℓ | Pillow |
+    | --- | --- | --- |
+    | shear_x | row y comes from ℓ · y pixels further right | `transform(AFFINE, …)` |
+    | shear_y | column x comes from ℓ · x pixels further down | |
+    | translate_x, translate_y | comes from ℓ pixels, perhaps not whole, further right or down | |
+    | rotate | ℓ degrees counterclockwise about the centre | `Image.rotate` |
+    | auto_contrast | each channel stretched to 0 … 255 | `ImageOps.autocontrast` |
+    | invert | 255 − x | `ImageOps.invert` |
+    | equalize | each channel's grey levels made about equally frequent | `ImageOps.equalize` |
+    | solarize | 255 − x where x ≥ ℓ | `ImageOps.solarize` |
+    | posterize | the upper ℓ bits, 1 … 8, a fraction cut off | `ImageOps.posterize` |
+    | contrast | m + ℓ (x − m), m the mean of the grey image | `ImageEnhance.Contrast` |
+    | color | g + ℓ (x − g), g the grey image; grey images stay | `ImageEnhance.Color` |
+    | brightness | ℓ x | `ImageEnhance.Brightness` |
+    | sharpness | s + ℓ (x − s), s the image smoothed 3 × 3 | `ImageEnhance.Sharpness` |
+    | cutout | a square about ℓ pixels wide, clipped at the border, set to 128 | |
 
-def shear_y(images: jax.Array, level: jax.Array) -> jax.Array:
-    """Column x comes from `level` · x pixels further down."""
-    return _alone("shear_y", images, level)
+    The square of cutout is the one that Fast AutoAugment draws by `ImageDraw.rectangle`: from
+    ⌊c − ℓ / 2⌋, at least 0, through ⌊that + ℓ⌋; a level of 0 leaves the image as it is.
 
+    Args:
+      name: one of `NAMES`.
+      images: uint8 [B, H, W, C], C = 1 or 3.
+      level: [B], or one for all; not for operations in `NO_LEVEL`.
+      place: for cutout, [B, 2] in [0, 1): its centre c, (x / W, y / H).
 
-def translate_x(images: jax.Array, level: jax.Array) -> jax.Array:
-    """Every pixel comes from `level` pixels, which need not be whole, further right."""
-    return _alone("translate_x", images, level)
+    Returns:
+      An array of the same shape and type.
 
-
-def translate_y(images: jax.Array, level: jax.Array) -> jax.Array:
-    """Every pixel comes from `level` pixels, which need not be whole, further down."""
-    return _alone("translate_y", images, level)
-
-
-def rotate(images: jax.Array, level: jax.Array) -> jax.Array:
-    """Counterclockwise about the centre by `level` degrees: `Image.rotate`."""
-    return _alone("rotate", images, level)
-
-
-def auto_contrast(images: jax.Array) -> jax.Array:
-    """Each channel stretched to 0 … 255: `ImageOps.autocontrast`."""
-    return _alone("auto_contrast", images)
-
-
-def invert(images: jax.Array) -> jax.Array:
-    """255 − x: `ImageOps.invert`."""
-    return _alone("invert", images)
-
-
-def equalize(images: jax.Array) -> jax.Array:
-    """Each channel's grey levels made about equally frequent: `ImageOps.equalize`."""
-    return _alone("equalize", images)
-
-
-def solarize(images: jax.Array, level: jax.Array) -> jax.Array:
-    """255 − x where x ≥ `level`: `ImageOps.solarize`."""
-    return _alone("solarize", images, level)
-
-
-def posterize(images: jax.Array, level: jax.Array) -> jax.Array:
-    """The upper `level` bits, 1 … 8, a fraction cut off: `ImageOps.posterize`."""
-    return _alone("posterize", images, level)
-
-
-def contrast(images: jax.Array, level: jax.Array) -> jax.Array:
-    """m + `level` · (x − m), m the mean of the grey image: `ImageEnhance.Contrast`."""
-    return _alone("contrast", images, level)
-
-
-def color(images: jax.Array, level: jax.Array) -> jax.Array:
-    """g + `level` · (x − g), g the grey image: `ImageEnhance.Color`; grey images stay."""
-    return _alone("color", images, level)
-
-
-def brightness(images: jax.Array, level: jax.Array) -> jax.Array:
-    """`level` · x: `ImageEnhance.Brightness`."""
-    return _alone("brightness", images, level)
-
-
-def sharpness(images: jax.Array, level: jax.Array) -> jax.Array:
-    """s + `level` · (x − s), s the image smoothed 3 × 3: `ImageEnhance.Sharpness`."""
-    return _alone("sharpness", images, level)
-
-
-def cutout(images: jax.Array, level: jax.Array, place: jax.Array) -> jax.Array:
-    """A square about `level` pixels wide, clipped at the border, set to 128.
-
-    `place` [B, 2] in [0, 1) is its centre, (x / W, y / H). The square is the one that Fast
-    AutoAugment draws by `ImageDraw.rectangle`: from ⌊c − level / 2⌋, at least 0, through
-    ⌊that + level⌋; a level of 0 leaves the image as it is.
+    Raises:
+      DataError: an unknown name; no level or place where one is needed; signals, images of another
+        type, or of other than 1 or 3 channels.
     """
-    return _alone("cutout", images, level, place)
+    if name not in NAMES:
+        raise DataError(f"{name!r} is no operation; there are {', '.join(NAMES)}")
+    if (level is None and name not in NO_LEVEL) or (place is None and name == "cutout"):
+        wanted = "a level and a place" if name == "cutout" else "a level"
+        raise DataError(f"{name} needs {wanted} for each image")
+    check(images.shape, images.dtype, name)
+    B = images.shape[0]
+    level = jnp.zeros(B) if level is None else jnp.asarray(level, jnp.float32)
+    place = jnp.zeros((B, 2)) if place is None else jnp.asarray(place, jnp.float32)
+    return _jitted(name, images, jnp.broadcast_to(level, (B,)), place)
 
 
 def check(shape: tuple[int, ...], dtype: Any, wanted: str = "the operations") -> None:
@@ -209,16 +178,6 @@ def _jitted(name: str, images: jax.Array, level: jax.Array, place: jax.Array) ->
     operation = jnp.full(level.shape, NAMES.index(name), jnp.int32)
     planes = to_planes(images)
     return from_planes(apply(planes, operation[None], level[None], place[None], {name}))
-
-
-def _alone(
-    name: str, images: jax.Array, level: jax.Array | None = None, place: jax.Array | None = None
-) -> jax.Array:
-    check(images.shape, images.dtype, name)
-    B = images.shape[0]
-    level = jnp.zeros(B) if level is None else jnp.asarray(level, jnp.float32)
-    place = jnp.zeros((B, 2)) if place is None else jnp.asarray(place, jnp.float32)
-    return _jitted(name, images, jnp.broadcast_to(level, (B,)), place)
 
 
 def _move(
