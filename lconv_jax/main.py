@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
 
 
 def report(summary: dict[str, Any], workdir: str) -> str:
-    """What a person wants to know at the end of a run, in a few lines."""
+    """The results of a run in a few lines, for the terminal."""
     last, weights = summary["metrics"], summary["weights"]
     layers = ", ".join(
         f"{name} {last[f'sparsity/{name}/nonzeros']:,} of {size:,}"

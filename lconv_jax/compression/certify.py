@@ -1,4 +1,4 @@
-"""From a trained state to a file and what the file proves.
+"""From a trained state to a file and the bounds that it proves.
 
 The bound holds for every file of the language at once, so networks may be searched on the training
 set as one likes: how the levels are chosen here is free, and only the file's length is charged.
@@ -22,7 +22,7 @@ _MANY, _FEW_DEPTHS = 50_000, (3, 7, 15)
 
 
 class Certificate(NamedTuple):
-    """What a file proves about the data its network was trained on.
+    """The numbers that a file proves about the data its network was trained on.
 
     bits: 8 times the file's bytes.
     errors: of the decoded network, among all training examples as they are stored.

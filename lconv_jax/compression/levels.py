@@ -130,7 +130,7 @@ def remove(levels: mdl.Network, second_moments: Any, keep: float) -> mdl.Network
         scores.append([])
         for kernel, moment in zip(layer["kernels"], moments["kernels"], strict=True):
             value = np.rint(kernel)
-            # What naming one more place costs, and about three bits for the value.
+            # The bits of one more place, and about three bits for the value.
             bits = np.log2(max(2.0, value.size / max(1, np.count_nonzero(value)))) + 3
             scores[-1].append(np.where(value != 0, moment * value**2 / bits, -1.0))
     flat = np.concatenate([score.ravel() for row in scores for score in row])

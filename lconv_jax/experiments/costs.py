@@ -1,4 +1,4 @@
-"""What a list of runs takes, from their sizes and a short timing on this machine."""
+"""Time and memory of a list of runs, from their sizes and a short timing on this machine."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def configs(cells: Iterable[Cell], data_dir: str = "") -> dict[Cell, Any]:
 
 
 def run_one(config: Any, run_dir: str) -> dict[str, Any]:
-    """Trains, shortens and describes; what is kept of it."""
+    """Trains, shortens and describes a run; returns the result that is kept."""
     loop.train_and_evaluate(config, run_dir)
     frontier = shorten(run_dir)
     file, certificate, origin, setup, _ = describe(run_dir)

@@ -146,7 +146,7 @@ def draw(runs_dir: str, figures: str) -> None:
 
 
 def train_missing(options: Any) -> None:
-    """Trains what is missing of a group."""
+    """Trains the missing runs of a group."""
     wanted = configs(cells(options.group, options.seeds), options.data_dir)
     runs.run_all(wanted, options.runs_dir, options.results)
 

@@ -47,7 +47,7 @@ METHODS = {
     "s_conv, SGD": ("s_conv", "sgd"),
 }
 SPARSE, DENSE, *_ = METHODS
-# What is not augmented in its configuration's own way has no shifts.
+# Data whose configuration has no augmentation of its own have no shifts.
 _STILL = {"data.crop": 0}
 _TESTED_VOICES = sorted(make_spoken_digits.VOICES)[4::5]
 SETS: dict[str, Set] = {
@@ -208,9 +208,9 @@ def draw(runs_dir: str, figures: str) -> None:
 
 
 def train_missing(options: Any) -> None:
-    """Chooses the settings of each set, trains what is missing of it, and localises its fields."""
+    """Chooses the settings of each set, trains the missing runs, and localises its fields."""
     for name in options.sets:
-        # What is missing is said before hours of training.
+        # Missing data are reported before hours of training.
         first = next(iter(configs(cells(name), data_dir=options.data_dir).values()))
         data.load(first.data.name, first.data.data_dir)
     for name in options.sets:

@@ -278,7 +278,7 @@ def command(
 
     def train_missing(options: Any) -> None:
         if not options.dry_run:
-            # What is missing is said before hours of training.
+            # Missing data are reported before hours of training.
             data.load(options.data, options.data_dir or None, stream="auto")
             train_cells(study_of(options), wanted(options))
 

@@ -44,7 +44,7 @@ def _narrow_product(a: jax.Array, b: jax.Array, dtype: Dtype) -> jax.Array:
 
 
 def _forward(a: jax.Array, b: jax.Array, dtype: Dtype) -> tuple[jax.Array, Any]:
-    # What is empty has only a type, that of the gradient.
+    # An empty array has only a type, that of the gradient.
     types = jnp.empty(0, a.dtype), jnp.empty(0, b.dtype)
     return _narrow_product(a, b, dtype), (a.astype(dtype), b.astype(dtype), types)
 

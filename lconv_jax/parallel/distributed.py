@@ -1,7 +1,7 @@
 """Several processes that train one network: how they start, agree, and see each other's arrays.
 
 Every process runs the same program on the same data; the first one writes the run directory. With
-one process, each function here does what one would do without it.
+one process, the functions here do nothing special.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def initialize(
             _check_devices()
             return
         rendezvous.meet(coordinator_address, num_processes, process_id, timeout)
-    # What the CPU's processes talk with; other devices have their own.
+    # The transport between the CPU's processes; other devices have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(*given, initialization_timeout=timeout)
@@ -190,7 +190,7 @@ def is_lost(error: Exception) -> bool:
 
 
 def leave(status: int) -> None:
-    """Ends the process; the others end too, and do not wait for what will not come."""
+    """Ends the process; the others end too, and do not wait for it."""
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -106,7 +106,7 @@ def _answer(
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """A line of text, or what there was before the other side left.
+    """A line of text, or a part of one if the other side left.
 
     Raises:
       TimeoutError: that took longer, however little came at a time.

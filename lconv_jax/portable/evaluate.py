@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 FORMAT = 1
 # Examples that are evaluated at a time.
 _BATCH = 256
-# What NumPy lets through of a file that is no archive, or a damaged one.
+# Errors that NumPy raises for a file that is no archive, or a damaged one.
 _DAMAGE = (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 class Network(NamedTuple):
-    """What a file holds: the text in JSON, and the arrays by name."""
+    """The contents of a file: the text in JSON, and the arrays by name."""
 
     text: dict[str, Any]
     arrays: dict[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-"""What leaves: a folded network on examples as they are stored, and names for its arrays."""
+"""A folded network for other programs: on examples as they are stored, its arrays named."""
 
 from __future__ import annotations
 

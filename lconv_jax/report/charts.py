@@ -39,7 +39,7 @@ class Series(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """What the page shows of some curves.
+    """Some curves on the page.
 
     Attributes:
       title: of the chart.

@@ -140,7 +140,7 @@ def bundle() -> str:
 
 
 def _hash(script: str) -> str:
-    """What the page's security policy calls a script that may run."""
+    """The name of a script that may run, for the page's security policy."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
@@ -365,7 +365,7 @@ def _window(run: Recorded, found: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _codes(runs: Sequence[Recorded]) -> list[Row]:
-    """What `lconv_jax.describe` found: bits by code, and the bound of the file that it wrote."""
+    """The numbers of description.json: bits by code, and the bound of the file that it wrote."""
 
     def bits(code: str) -> Callable[[Recorded], str]:
         def cell(run: Recorded) -> str:

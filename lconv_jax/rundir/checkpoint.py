@@ -106,7 +106,7 @@ class Checkpoints:
             )
 
     def record(self, step: int) -> dict[str, Any]:
-        """What was saved with the checkpoint of `step` as its record; {} if there is none.
+        """The record that was saved with the checkpoint of `step`; {} if there is none.
 
         Raises:
           ValueError: it is not as it was written.
@@ -289,7 +289,7 @@ class Checkpoints:
 
 
 def _names(directory: str) -> list[str]:
-    """What is in a directory, nothing if it does not exist."""
+    """The contents of a directory, none if it does not exist."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
@@ -305,7 +305,7 @@ def _fields(state: Any) -> Any:
 
 
 def _participants(like: Any) -> ocp.options.MultiprocessingOptions:
-    """All processes read what lies on their devices; one alone reads NumPy arrays."""
+    """All processes read the shards on their own devices; one alone reads NumPy arrays."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(like)):
         return ocp.options.MultiprocessingOptions()
     index = jax.process_index()

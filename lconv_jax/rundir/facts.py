@@ -1,4 +1,4 @@
-"""What a run directory says of its data, of the answers of its last evaluation, and of its bits.
+"""A run directory's files about its data, the answers of its last evaluation, and its bits.
 
 All are there to be read without the data: `lconv_jax.report` lays filters out as images, shows
 which classes a network mistakes for which, and how many bits each code takes.
@@ -37,7 +37,7 @@ def write_data(directory: str, about: Mapping[str, Any], pixel_order: Any = None
 
 
 def read_data(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What data.json of a run directory says, or None if there is none.
+    """The contents of data.json of a run directory, or None if there is none.
 
     Raises:
       StoredError: it is damaged.
@@ -62,7 +62,7 @@ def write_confusion(directory: str, step: int, splits: Mapping[str, Any]) -> Non
 
 
 def read_confusion(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What confusion.json of a run directory says, or None if there is none.
+    """The contents of confusion.json of a run directory, or None if there is none.
 
     Raises:
       StoredError: it is damaged.
@@ -87,7 +87,7 @@ def write_description(directory: str, found: Mapping[str, Any]) -> None:
 
 
 def read_description(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What description.json of a run directory says, or None if there is none.
+    """The contents of description.json of a run directory, or None if there is none.
 
     Raises:
       StoredError: it is damaged.

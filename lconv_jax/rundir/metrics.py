@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics.jsonl, one object a line, and TensorBoard events."""
+"""The metrics of a run as it goes: metrics.jsonl, one object a line, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lconv_jax.parallel import distributed
 from lconv_jax.rundir.events import EventWriter
 
 METRICS_FILE = "metrics.jsonl"
-# What the metrics of a split begin with.
+# Prefixes of the metrics of a split.
 PREFIXES = {"test": "eval", "validation": "validation"}
 # A histogram of more weights than this looks the same and takes seconds of the host's time.
 _HISTOGRAM_SIZE = 200_000

@@ -165,7 +165,7 @@ def version_of(package: str) -> str:
 
 
 def _compare(directory: str, flat: dict[str, Any], data_sha256: str) -> dict[str, Any]:
-    """What config.json should say; raises if it says something else already."""
+    """The new contents of config.json; raises if the old contents are of another run."""
     path = os.path.join(directory, CONFIG_FILE)
     changes: list[dict[str, Any]] = []
     if os.path.exists(path):

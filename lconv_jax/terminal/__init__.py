@@ -1,1 +1,1 @@
-"""What all commands say and ask: flags, errors in one line, tables, progress."""
+"""Input and output of all commands: flags, errors in one line, tables, progress."""

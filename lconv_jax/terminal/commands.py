@@ -1,4 +1,4 @@
-"""What all commands have in common: flags, errors in one line, output that may be cut off.
+"""Parts that all commands share: flags, errors in one line, output that may be cut off.
 
 Flags are defined when a command starts and not when its module is imported, so that importing it
 adds nothing to another program's flags.
@@ -33,7 +33,7 @@ _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
 class OutputError(OSError):
-    """What a command had to say cannot be written to standard output."""
+    """The output of a command cannot be written to standard output."""
 
 
 def launch(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
@@ -189,7 +189,7 @@ class _StandardError:
 
 
 def _silence(stream: Any) -> None:
-    """Lets a stream go nowhere: what is still in its buffer would fail again at the end."""
+    """Lets a stream go nowhere: the rest of its buffer would fail again at the end."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 

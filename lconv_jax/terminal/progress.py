@@ -23,7 +23,7 @@ _ESTIMATED_AFTER = 2.0
 
 
 class _Terminal:
-    """A stream for a display, which drops what a terminal that is gone does not take.
+    """A stream for a display; output to a terminal that is gone is dropped.
 
     Otherwise the run would end with its terminal, or the thread that draws would, unseen.
     """

@@ -22,7 +22,7 @@ _DEPTHS = (3, 7, 15)
 
 
 def restore(run_dir: str) -> tuple[Setup, TrainState, int]:
-    """What a run directory's newest checkpoint holds: the run's setup, the state, and its step.
+    """The newest checkpoint of a run directory: the run's setup, the state, and its step.
 
     Raises:
       ValueError: the directory holds no run, or none with a checkpoint.

@@ -120,7 +120,7 @@ class Run:
     state: TrainState | None = None
 
     def summarise(self, state: TrainState) -> dict[str, Any]:
-        """What summary.json says, once the run is finished; also draws filters.png."""
+        """The contents of summary.json, once the run is finished; also draws filters.png."""
         return record.summarise(self.setup, state, self.session, self.started)
 
 
@@ -156,7 +156,7 @@ def open_run(
 
 
 class Program(Protocol):
-    """What takes the steps of runs on the devices. Runs are named by their index."""
+    """A compiled program that trains runs on the devices. Runs are named by their index."""
 
     def put(self, index: int, state: TrainState | None) -> None:
         """Lets a run join, with a stored state, or with its initial one."""

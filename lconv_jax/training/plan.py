@@ -1,4 +1,4 @@
-"""What follows from a configuration and its data: the steps, the schedule, the optimizer."""
+"""The steps, the schedule and the optimizer of a configuration and its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written of a run: metrics of each step, pictures of weights, the summary."""
+"""The records of a run: metrics of each step, pictures of weights, the summary."""
 
 from __future__ import annotations
 

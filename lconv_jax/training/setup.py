@@ -21,7 +21,7 @@ from lconv_jax.training.state import TrainState
 
 
 class Setup(NamedTuple):
-    """What a run is made of."""
+    """The parts of a run."""
 
     config: Any
     dataset: data.Dataset

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: all that a run needs to go on, and nothing it can recompute."""
+"""The contents of a checkpoint: all that a run needs to go on, and nothing it can recompute."""
 
 from typing import Any
 

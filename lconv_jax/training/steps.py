@@ -19,7 +19,7 @@ from lconv_jax.training.state import TrainState
 
 
 class Lane(NamedTuple):
-    """What the runs of one program differ in: of one run, or of K runs with a leading axis K.
+    """The differences between runs of one program: of one run, or of K with a leading axis K.
 
     Attributes:
       numbers: arguments of the optimizer's transformation, as in `Plan.numbers`.

@@ -69,7 +69,7 @@ class Batches:
 
 
 def example_bytes(split: data.Split) -> int:
-    """What one example takes in memory."""
+    """The bytes of one example in memory."""
     return data.nbytes(split) // max(1, len(split.labels))
 
 
