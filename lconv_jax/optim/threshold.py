@@ -22,7 +22,8 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
     NaN or infinite are not below any threshold, and so stay visible.
 
     It is the last transformation of a chain that changes updates, and updates are applied as they
-    are: other code that changes parameters (averages, look-ahead) may leave values between zero and the threshold.
+    are: other code that changes parameters (averages, look-ahead) may leave values between zero
+    and the threshold.
 
     Args:
       threshold: t, a number or a schedule (a function of the number of updates so far), or a
