@@ -64,6 +64,17 @@ def test_without_a_terminal_there_is_an_estimate_and_a_line_an_evaluation(capsys
     ]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_notebook_without_widgets_gets_lines(capsys, monkeypatch, clock):
+    # There Rich's bar is a warning at each update.
+    monkeypatch.setattr(progress.console, "_is_jupyter", lambda: True)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    with make_progress("a run", 20, 10) as show:
+        show(10, LAST, True)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["a run", "epoch 1 of 2  loss 1.000  density 50.0%"]
+
+
 def test_other_processes_than_the_first_are_silent(capsys, monkeypatch):
     monkeypatch.setattr(progress.distributed, "is_first", lambda: False)
     with make_progress("a run", 20, 10) as show:

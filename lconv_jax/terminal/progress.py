@@ -6,6 +6,7 @@ All processes but the first are silent.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,8 @@ class _Terminal:
 def make_progress(title: str, total_steps: int, steps_per_epoch: int) -> Iterator[Show]:
     """Says `title` on standard error; yields the function that says how far the run is.
 
+    In a terminal, and in a notebook with ipywidgets, it draws a bar; elsewhere it writes lines.
+
     Args:
       title: what is trained on what.
       total_steps: of the run.
@@ -57,7 +60,7 @@ def make_progress(title: str, total_steps: int, steps_per_epoch: int) -> Iterato
     terminal = console.Console(file=stream)
     if not distributed.is_first():
         yield lambda step, last, evaluated: None
-    elif terminal.is_terminal or terminal.is_jupyter:
+    elif terminal.is_terminal or (terminal.is_jupyter and importlib.util.find_spec("ipywidgets")):
         with _bar(terminal, title, total_steps, steps_per_epoch) as show:
             yield show
     else:
