@@ -10,6 +10,7 @@ from lconv_jax.analysis.filters import (
     tile,
     unpermuted_rows,
 )
+from lconv_jax.analysis.flops import inference_flops, training_flops
 from lconv_jax.analysis.localisation import (
     Localisation,
     localisation,
@@ -32,6 +33,7 @@ __all__ = [
     "cut",
     "draw_signals",
     "first_layer_filters",
+    "inference_flops",
     "localisation",
     "locality",
     "participation",
@@ -44,6 +46,7 @@ __all__ = [
     "structure",
     "support_bits",
     "tile",
+    "training_flops",
     "unit_spread",
     "unpermuted_rows",
     "window_share",

@@ -4,7 +4,13 @@
 carry weights between a convolutional network and its local and fully connected twins.
 """
 
-from lconv_jax.models.counting import base_channels, count_weights, first_layer, kernels
+from lconv_jax.models.counting import (
+    base_channels,
+    count_uses,
+    count_weights,
+    first_layer,
+    kernels,
+)
 from lconv_jax.models.embedding import (
     dense_from_local,
     embed,
@@ -19,6 +25,7 @@ from lconv_jax.models.registry import NAMES, create
 __all__ = [
     "NAMES",
     "base_channels",
+    "count_uses",
     "count_weights",
     "create",
     "dense_from_local",

@@ -1,4 +1,4 @@
-"""How many weights a network has, layer by layer, and how wide a budget of weights makes it."""
+"""How many weights a network has, how often each is used, and how wide a budget makes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
+from lconv_jax.models.layers import Conv
 from lconv_jax.models.registry import check_name, create
 
 
@@ -59,15 +61,50 @@ def count_weights(
     Raises:
         ValueError: as `create`, or `image_shape` is not two or more integers ≥ 1.
     """
+    _check_shape(image_shape)
+    model = create(name, alpha=alpha, num_classes=num_classes, kernel_size=kernel_size)
+    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    return {layer: math.prod(kernel.shape) for layer, kernel in kernels(params).items()}
+
+
+def count_uses(
+    name: str,
+    alpha: int,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    kernel_size: int = 3,
+) -> dict[str, int]:
+    """How many multiplications each weight of a layer takes part in, for one example.
+
+    A weight of a convolution is used at each output position; at the border its products with the
+    padding count too. A weight of a local or a dense layer is used once.
+
+    Args and raises: as `count_weights`.
+    """
+    _check_shape(image_shape)
+    model = create(name, alpha=alpha, num_classes=num_classes, kernel_size=kernel_size)
+    uses: dict[str, int] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        y, layer = call(*args, **kwargs), context.module
+        if isinstance(layer, (Conv, nn.Dense)):
+            shared = isinstance(layer, Conv) and layer.shared
+            uses["/".join(layer.path)] = math.prod(y.shape[1:-1]) if shared else 1
+        return y
+
+    with nn.intercept_methods(record):
+        x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(model.init, jax.random.key(0), x)
+    return uses
+
+
+def _check_shape(image_shape: Any) -> None:
     if len(image_shape) < 2 or not all(isinstance(n, int) and n >= 1 for n in image_shape):
         raise ValueError(
             "image_shape must be integers ≥ 1, (H, W, C) for images or (L, C) for signals, "
             f"got {image_shape!r}"
         )
-    model = create(name, alpha=alpha, num_classes=num_classes, kernel_size=kernel_size)
-    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    return {layer: math.prod(kernel.shape) for layer, kernel in kernels(params).items()}
 
 
 def base_channels(
