@@ -24,10 +24,11 @@ from lconv_jax.data.augmentation import policies
 from lconv_jax.data.sources import images, registry
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
+from lconv_jax.optim.methods import METHODS
 from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
-OPTIMIZERS = ("beta_lasso", "sgd")
+OPTIMIZERS = tuple(METHODS)
 DTYPES = ("float32", "bfloat16")
 TEST = ("always", "end", "never")
 
@@ -361,18 +362,16 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
             f"config.model.kernel_size = {flat['model.kernel_size']} applies to resnet18 only; "
             f"{flat['model.name']} has fixed kernels, leave it at 3"
         )
-    if flat["optimizer.name"] == "beta_lasso" and not (
-        flat["optimizer.l1.conv"] or flat["optimizer.l1.fc"]
-    ):
+    method = METHODS[flat["optimizer.name"]]
+    try:
+        method.check({key: flat[f"optimizer.{key}"] for key in method.keys})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if flat["train.shrink"] != "none" and not method.absorbing:
         raise ConfigError(
-            "config.optimizer.l1.conv and l1.fc are both 0, so beta_lasso would regularise "
-            "nothing; set one, or choose config.optimizer.name=sgd"
-        )
-    if flat["train.shrink"] != "none" and flat["optimizer.name"] != "beta_lasso":
-        raise ConfigError(
-            f"config.train.shrink = {flat['train.shrink']!r} needs weights that are exactly zero, "
-            f"and {flat['optimizer.name']} never makes a weight zero; set it to 'none', or choose "
-            "config.optimizer.name=beta_lasso"
+            f"config.train.shrink = {flat['train.shrink']!r} needs weights that are exactly zero "
+            f"and stay so, which {flat['optimizer.name']} does not give; set it to 'none', or "
+            "choose config.optimizer.name=beta_lasso"
         )
     if flat["train.shrink"] != "none" and flat["model.name"] == "resnet18":
         raise ConfigError(
