@@ -24,8 +24,9 @@ def spred(
     about (1 − η(λ − |g|))², and have to be cut off afterwards, as by `hard_threshold`.
 
     The loss and its gradient are those of the weights, as without this wrapper. The factors are in
-    the state. They begin as u = θ and v = 1, so that the first step is close to that of `inner`
-    alone, and a weight can change its sign.
+    the state. They begin with v² − u² = 1. So u is close to θ and v to 1 where θ is small, and the
+    first step is close to that of `inner` alone. Factors of one size, |u| = |v|, could never change
+    the sign of a weight, or leave zero: their gradients would keep them so.
 
     Args:
       inner: a whole optimizer, as `optax.sgd(0.1)`. It updates the factors, and as usual all other
@@ -70,6 +71,10 @@ def spred(
       2023
     """
 
+    def split(param: jax.Array) -> tuple[jax.Array, jax.Array]:
+        v = jnp.sqrt((1 + jnp.hypot(1, 2 * param)) / 2)
+        return param / v, v
+
     def half_squares(u: jax.Array, v: jax.Array) -> jax.Array:
         return (jnp.vdot(u, u) + jnp.vdot(v, v)) / 2
 
@@ -79,7 +84,7 @@ def spred(
         weight_decay,
         labels,
         ("u", "v"),
-        split=lambda param: (param, jnp.ones_like(param)),
+        split=split,
         weight=lambda u, v, key, count: u * v,
         penalty=half_squares,
     )
