@@ -124,7 +124,8 @@ def hard_concrete_eval_params(opt_state: Any, params: Any) -> Any:
 
     Args:
       opt_state: the state of `hard_concrete`, or of a chain or another wrapper around it.
-      params: the parameters. Those without gates are returned as they are.
+      params: the parameters. Those without gates are returned as they are. The variables of
+        `nnx.Optimizer` and its model differ in type; give `nnx.as_pure` of both.
 
     Returns:
       Parameters of the same structure and types.

@@ -16,6 +16,7 @@ from lconv_jax import (
     beta_lasso,
     group_soft_threshold,
     hard_concrete,
+    hard_concrete_eval_params,
     hard_threshold,
     layer_labels,
     spred,
@@ -309,6 +310,37 @@ def test_inject_hyperparams_by_label():
     assert_sparse(params)
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda threshold: group_soft_threshold(threshold, "inputs"), "threshold"),
+        (lambda l0: hard_concrete(optax.sgd(0.1), l0), "l0"),
+        (lambda weight_decay: spred(optax.sgd(0.1), weight_decay), "weight_decay"),
+    ],
+    ids=["groups", "gates", "products"],
+)
+def test_inject_hyperparams_of_other_penalties(make, name):
+    """A strength that is set in the state, another one for each lane of `jax.vmap`."""
+    params, grads = make_params(), [make_grads(index) for index in range(2)]
+
+    def run(tx, value=None):
+        state, new = tx.init(params), params
+        for grad in grads:
+            if value is not None:
+                state.hyperparams[name] = value
+            updates, state = tx.update(grad, state, new)
+            new = optax.apply_updates(new, updates)
+        # Of closed gates log α shows what the strength has done.
+        return optax.tree.get(state, "log_alpha", new)["fc1"]["kernel"]
+
+    values, injected = [0.0, 0.05, 0.2], optax.inject_hyperparams(make)(**{name: 0.0})
+    lanes = jax.jit(jax.vmap(functools.partial(run, injected)))(jnp.array(values))
+    for lane, value in zip(lanes, values, strict=True):
+        np.testing.assert_allclose(lane, jax.jit(run, static_argnums=0)(make(value)), 1e-5, 1e-7)
+    moved = jnp.abs(lanes - lanes[0]).max((1, 2))
+    assert 0 == moved[0] < moved[1] < moved[2]
+
+
 def test_inject_hyperparams_checks_values_at_init():
     tx = optax.inject_hyperparams(beta_lasso)(0.1, L1, beta=-1.0)
     with pytest.raises(ValueError, match="beta must be a finite number"):
@@ -383,3 +415,24 @@ def test_nnx_optimizer(momentum):
         assert 0 < np.mean(sizes == 0) < 1
         assert np.all((sizes == 0) | (sizes >= np.float32(threshold)))
     assert np.all(model.bn1.scale[...] != 0)
+
+
+def test_nnx_optimizer_with_gates():
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, hard_concrete(optax.adam(0.1), {"conv": 0.1}), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, inputs):
+        grads = nnx.grad(lambda model: jnp.mean((model(inputs) - 1) ** 2))(model)
+        optimizer.update(model, grads)
+
+    for index in range(2):
+        step(model, optimizer, jax.random.normal(jax.random.key(index), (32, 8)))
+    assert 0.05 < jnp.mean(model.conv1.kernel[...] == 0) < 0.5
+    assert np.all(model.fc1.kernel[...] != 0)
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    nnx.update(model, hard_concrete_eval_params(nnx.as_pure(optimizer.opt_state), params))
+    raw = optimizer.opt_state.factors["raw"]["conv1"]["kernel"][...]
+    log_alpha = optimizer.opt_state.factors["log_alpha"]["conv1"]["kernel"][...]
+    gates = jnp.clip(1.2 * jax.nn.sigmoid(log_alpha) - 0.1, 0, 1)
+    np.testing.assert_allclose(model.conv1.kernel[...], raw * gates, rtol=1e-5)
