@@ -284,6 +284,19 @@ def zeros_and(fixed):
     return lambda params: {"fc1": {**zeros(params)["fc1"], **fixed}}
 
 
+@pytest.mark.parametrize("name", MAKES)
+def test_what_has_no_gradient_stays(name):
+    """As with frozen layers, whose gradients are None."""
+    params = make_params() | {"fc2": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    tx = MAKES[name](optax.sgd(0.1))
+    grads, state = params | {"fc2": {"kernel": None, "bias": None}}, tx.init(params)
+    updates, after = jax.jit(tx.update)(grads, state, params)
+    assert updates["fc2"] == {"kernel": None, "bias": None}
+    for key, tree in after.factors.items():
+        np.testing.assert_array_equal(tree["fc2"]["kernel"], state.factors[key]["fc2"]["kernel"])
+        assert np.any(kernel_of(tree) != kernel_of(state.factors[key]))
+
+
 def test_strengths_by_label_and_schedule():
     params = {name: {"kernel": jnp.ones((2, 2))} for name in ("conv1", "fc1", "head")}
     tx = spred(optax.sgd(0.5), {"conv": optax.linear_schedule(0.0, 1.0, 1), "fc": 0.2})
