@@ -57,7 +57,9 @@ def hard_concrete(
       An `optax.GradientTransformationExtraArgs`. Its state is a `ReparameterisedState` with w and
       log α, in float32 at least, also for parameters of 16 bits. It must be the last transformation
       that changes updates. Where a parameter's type is wider than its gradient's, so is that of its
-      update. Inside `jax.shard_map`, parts of one weight matrix would have the same gates.
+      update. The sample of a gradient is drawn again from its key, rather than kept: on a CPU random
+      numbers are most of the cost. Inside `jax.shard_map`, parts of one weight matrix would have
+      the same gates.
 
     Raises:
       ValueError: as `hard_threshold`, and if δ is not between 0 and 1.
