@@ -57,9 +57,9 @@ def hard_concrete(
       An `optax.GradientTransformationExtraArgs`. Its state is a `ReparameterisedState` with w and
       log α, in float32 at least, also for parameters of 16 bits. It must be the last transformation
       that changes updates. Where a parameter's type is wider than its gradient's, so is that of its
-      update. The sample of a gradient is drawn again from its key, rather than kept: on a CPU random
-      numbers are most of the cost. Inside `jax.shard_map`, parts of one weight matrix would have
-      the same gates.
+      update. The sample of a gradient is drawn again from its key, rather than kept: on a CPU,
+      random numbers are most of the cost. Inside `jax.shard_map`, parts of one weight matrix would
+      have the same gates.
 
     Raises:
       ValueError: as `hard_threshold`, and if δ is not between 0 and 1.
@@ -93,7 +93,7 @@ def hard_concrete(
 
     Reference:
       Louizos, Welling and Kingma, [Learning Sparse Neural Networks through L0
-      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Equations 10 to 12
+      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Section 2.2
     """
     check_between("drop_rate", drop_rate, 0, 1)
 
@@ -146,7 +146,7 @@ def hard_concrete_eval_params(opt_state: Any, params: Any) -> Any:
 
     Reference:
       Louizos, Welling and Kingma, [Learning Sparse Neural Networks through L0
-      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Equation 13
+      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Section 2.2
     """
 
     def on_leaf(raw: Any, log_alpha: Any, param: Any) -> Any:
@@ -186,7 +186,7 @@ def expected_l0(log_alpha: Any) -> jax.Array:
 
     Reference:
       Louizos, Welling and Kingma, [Learning Sparse Neural Networks through L0
-      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Equation 12
+      Regularization](https://arxiv.org/abs/1712.01312), ICLR 2018, Section 2.2
     """
     shift = BETA * math.log(-GAMMA / ZETA)
     return jnp.asarray(

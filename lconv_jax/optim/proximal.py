@@ -194,7 +194,7 @@ def reweighted_soft_threshold(
 
     Reference:
       Candès, Wakin and Boyd, [Enhancing sparsity by reweighted ℓ1
-      minimization](https://arxiv.org/abs/0711.1612), 2008, Section 2.2
+      minimization](https://arxiv.org/abs/0711.1612), 2008, Section 2
     """
     check_between("epsilon", epsilon, 0, math.inf)
 
