@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 from lconv_jax.optim import (
     add_l1_subgradient,
     beta_lasso,
+    elastic_net_threshold,
+    expected_l0,
+    group_soft_threshold,
+    hard_concrete,
+    hard_concrete_eval_params,
     hard_threshold,
     layer_labels,
     rescale_l1,
+    reweighted_soft_threshold,
     soft_threshold,
+    spred,
 )
 
 if TYPE_CHECKING:
@@ -19,11 +26,18 @@ if TYPE_CHECKING:
 __all__ = [
     "add_l1_subgradient",
     "beta_lasso",
+    "elastic_net_threshold",
+    "expected_l0",
+    "group_soft_threshold",
+    "hard_concrete",
+    "hard_concrete_eval_params",
     "hard_threshold",
     "layer_labels",
     "load_run",
     "rescale_l1",
+    "reweighted_soft_threshold",
     "soft_threshold",
+    "spred",
 ]
 
 

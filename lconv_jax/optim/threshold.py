@@ -102,14 +102,16 @@ def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
       inverse problems with a sparsity constraint](https://arxiv.org/abs/math/0307152), 2004
     """
 
-    def shrink(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:
-        moved, update = next_param(update, param)
-        wide, limit = working_dtype(update, param), jnp.asarray(value, moved.dtype)
-        shrunk = update.astype(wide) - limit.astype(wide) * jnp.sign(moved).astype(wide)
-        shrunk = shrunk.astype(common_dtype(update, param))
-        return jnp.where(jnp.abs(moved) <= limit, -param, shrunk)
-
     return elementwise("threshold", threshold, labels, shrink)
+
+
+def shrink(update: jax.Array, param: jax.Array, value: ArrayLike) -> jax.Array:
+    """The update of `soft_threshold`, where the threshold is a number or one for each weight."""
+    moved, update = next_param(update, param)
+    wide, limit = working_dtype(update, param), jnp.asarray(value, moved.dtype)
+    shrunk = update.astype(wide) - limit.astype(wide) * jnp.sign(moved).astype(wide)
+    shrunk = shrunk.astype(common_dtype(update, param))
+    return jnp.where(jnp.abs(moved) <= limit, -param, shrunk)
 
 
 def next_param(update: jax.Array, param: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -75,6 +75,19 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {accepted}, got an array of shape {array.shape}")
 
 
+def check_between(name: str, value: Any, low: float, high: float) -> None:
+    """Raises a ValueError unless `value` is a number between two others, or traced."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        fits = not isinstance(value, str) and low < float(value) < high
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        upper = "finite number" if math.isinf(high) else f"number below {high} and"
+        raise ValueError(f"{name} must be a {upper} above {low}, got {value!r}")
+
+
 def check_params(params: Any) -> None:
     """Raises a ValueError if an update came without parameters."""
     if params is None:
@@ -101,6 +114,29 @@ def at_state(values: Values, state: Any) -> Any:
     return map_values(lambda value: value(state.count) if callable(value) else value, values)
 
 
+def leaf_values(values: Any, labels: Labels, params: Any) -> Any:
+    """The value of each parameter, and an `optax.MaskedNode` for those that are left alone.
+
+    Args:
+      values: number or mapping from labels to numbers. A plain number is that of every label but
+        "none".
+      labels: prefix, function or None, see `labels.resolve_labels`.
+      params: the parameters.
+    """
+
+    def of(label: str) -> Any:
+        if label == labels_lib.NONE or (isinstance(values, Mapping) and label not in values):
+            return optax.MaskedNode()
+        return values[label] if isinstance(values, Mapping) else values
+
+    return jax.tree.map(of, labels_lib.resolve_labels(labels, values, params))
+
+
+def is_gap(node: Any) -> bool:
+    """Whether optax has left out what belongs here, as `optax.masked` does."""
+    return isinstance(node, optax.MaskedNode)
+
+
 def map_regularised(
     fn: Callable[..., Any], values: Any, labels: Labels, tree: Any, params: Any, *rest: Any
 ) -> Any:
@@ -108,22 +144,18 @@ def map_regularised(
 
     Args:
       fn: function of one leaf of `tree`, of `params`, the value, and the leaves of `rest`.
-      values: number or mapping from labels to numbers. A plain number is that of every label but
-        "none".
-      labels: prefix, function or None, see `labels.resolve_labels`.
+      values, labels: see `leaf_values`.
       tree: what is mapped; where it has None, the result has.
       params: the parameters.
       *rest: trees of the same structure.
     """
 
-    def on_leaf(leaf: Any, param: Any, label: Any, *others: Any) -> Any:
-        known = not isinstance(values, Mapping) or label in values
-        if leaf is None or label == labels_lib.NONE or not known:
+    def on_leaf(leaf: Any, param: Any, value: Any, *others: Any) -> Any:
+        if leaf is None or is_gap(value):
             return leaf
-        value = values[label] if isinstance(values, Mapping) else values
         return fn(jnp.asarray(leaf), jnp.asarray(param), value, *others)
 
-    by_leaf = labels_lib.resolve_labels(labels, values, params)
+    by_leaf = leaf_values(values, labels, params)
     return jax.tree.map(on_leaf, tree, params, by_leaf, *rest, is_leaf=lambda leaf: leaf is None)
 
 
@@ -139,7 +171,8 @@ def elementwise(
       name: of the values, in error messages.
       values: number or schedule, or a mapping from labels to these.
       labels: prefix, function or None, see `labels.resolve_labels`.
-      fn: elementwise function of an update, its parameter and a number.
+      fn: function of an update, its parameter and a number: elementwise, but where groups of
+        weights share a threshold.
 
     Raises:
       ValueError: here for a value that is no strength; at `init` if no leaf is regularised or a
@@ -148,7 +181,7 @@ def elementwise(
     check_values(name, values)
 
     def init_fn(params: Any) -> Any:
-        _check_labels(name, values, labels, params)
+        check_labels(name, values, labels, params)
         return CountState(jnp.zeros([], jnp.int32)) if is_scheduled(values) else optax.EmptyState()
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -175,7 +208,8 @@ def working_dtype(*arrays: jax.Array) -> Any:
     return jnp.promote_types(common_dtype(*arrays), jnp.float32)
 
 
-def _check_labels(name: str, values: Values, labels: Labels, params: Any) -> None:
+def check_labels(name: str, values: Values, labels: Labels, params: Any) -> None:
+    """Raises a ValueError if no leaf has a value, or a key of a mapping is no leaf's label."""
     # No leaves: a group of `optax.partition` that is empty, or the placeholder with which
     # `optax.tree.map_params` asks for the state's structure.
     if not jax.tree.leaves(params):

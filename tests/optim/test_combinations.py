@@ -11,7 +11,16 @@ from flax import linen as nn
 from flax import nnx
 from flax.core import freeze
 
-from lconv_jax import add_l1_subgradient, beta_lasso, hard_threshold, layer_labels
+from lconv_jax import (
+    add_l1_subgradient,
+    beta_lasso,
+    group_soft_threshold,
+    hard_concrete,
+    hard_concrete_eval_params,
+    hard_threshold,
+    layer_labels,
+    spred,
+)
 
 THRESHOLD = 0.05
 L1, BETA = 1e-3, 50.0
@@ -76,9 +85,26 @@ PLAIN = {
 }
 
 
+# What is not elementwise, or has a state of its own. They have no smallest size of weights.
+OTHERS = {
+    "groups": lambda: optax.chain(optax.sgd(0.1), group_soft_threshold(0.03)),
+    "gates": lambda: hard_concrete(optax.sgd(0.1, momentum=0.9), 0.1),
+    "products": lambda: spred(optax.sgd(0.1, momentum=0.9), 0.1),
+}
+
+
 @pytest.fixture(params=PLAIN)
 def make(request):
     return PLAIN[request.param]
+
+
+@pytest.fixture(params=PLAIN | OTHERS)
+def make_any(request):
+    return (PLAIN | OTHERS)[request.param]
+
+
+def is_plain(make):
+    return make in PLAIN.values()
 
 
 def test_parts_make_the_whole():
@@ -90,17 +116,17 @@ def test_parts_make_the_whole():
     assert_sparse(whole)
 
 
-def test_donated_buffers(make):
-    expected, _ = train(make(), make_params())
+def test_donated_buffers(make_any):
+    expected, _ = train(make_any(), make_params())
     params = jax.tree.map(jnp.copy, make_params())
     first = jax.tree.leaves(params)
-    got, _ = train(make(), params, wrap=lambda fn: jax.jit(fn, donate_argnums=(0, 1)))
+    got, _ = train(make_any(), params, wrap=lambda fn: jax.jit(fn, donate_argnums=(0, 1)))
     assert_close(got, expected, rtol=0, atol=0)
     assert all(leaf.is_deleted() for leaf in first)
 
 
-def test_vmap_is_a_loop(make):
-    tx = make()
+def test_vmap_is_a_loop(make_any):
+    tx = make_any()
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), make_params(0), make_params(1))
 
     def step(params, grads):
@@ -111,7 +137,8 @@ def test_vmap_is_a_loop(make):
     for index in (0, 1):
         expected = jax.jit(step)(make_params(index), make_grads(0))
         assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], got), expected)
-    assert_sparse(jax.tree.map(lambda leaf: leaf[0], got))
+    if is_plain(make_any):
+        assert_sparse(jax.tree.map(lambda leaf: leaf[0], got))
 
 
 def test_vmap_over_strengths():
@@ -199,12 +226,12 @@ def test_masked():
     assert_close(got["fc1"], train(optax.sgd(0.1), params)[0]["fc1"])
 
 
-def test_multi_steps_outside(make):
+def test_multi_steps_outside(make_any):
     params = make_params()
-    tx = optax.MultiSteps(make(), every_k_schedule=2)
+    tx = optax.MultiSteps(make_any(), every_k_schedule=2)
     state = tx.init(params)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p))
-    inner = make()
+    inner = make_any()
     expected, inner_state = params, inner.init(params)
     for index in range(6):
         updates, state = step(make_grads(index), state, params)
@@ -215,14 +242,15 @@ def test_multi_steps_outside(make):
             mean = jax.tree.map(lambda a, b: (a + b) / 2, make_grads(index - 1), make_grads(index))
             updates, inner_state = jax.jit(inner.update)(mean, inner_state, expected)
             expected = optax.apply_updates(expected, updates)
-            assert_sparse(new)
+            if is_plain(make_any):
+                assert_sparse(new)
         params = new
     assert_close(params, expected)
 
 
-def test_apply_if_finite_outside(make):
+def test_apply_if_finite_outside(make_any):
     params = make_params()
-    tx = optax.apply_if_finite(make(), 3)
+    tx = optax.apply_if_finite(make_any(), 3)
     state = tx.init(params)
     updates, state = tx.update(make_grads(0), state, params)
     params = optax.apply_updates(params, updates)
@@ -232,7 +260,8 @@ def test_apply_if_finite_outside(make):
     assert_close(bad_state.inner_state, state.inner_state, rtol=0, atol=0)
     assert bad_state.total_notfinite == 1
     updates, _ = jax.jit(tx.update)(make_grads(1), bad_state, params)
-    assert_sparse(optax.apply_updates(params, updates))
+    if is_plain(make_any):
+        assert_sparse(optax.apply_updates(params, updates))
 
 
 @pytest.mark.parametrize("momentum", [None, 0.9])
@@ -279,6 +308,37 @@ def test_inject_hyperparams_by_label():
         assert np.any(params["conv1"]["kernel"] == 0)
         assert np.any(params["fc1"]["kernel"] == 0) == (index > 0)
     assert_sparse(params)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda threshold: group_soft_threshold(threshold, "inputs"), "threshold"),
+        (lambda l0: hard_concrete(optax.sgd(0.1), l0), "l0"),
+        (lambda weight_decay: spred(optax.sgd(0.1), weight_decay), "weight_decay"),
+    ],
+    ids=["groups", "gates", "products"],
+)
+def test_inject_hyperparams_of_other_penalties(make, name):
+    """A strength that is set in the state, another one for each lane of `jax.vmap`."""
+    params, grads = make_params(), [make_grads(index) for index in range(2)]
+
+    def run(tx, value=None):
+        state, new = tx.init(params), params
+        for grad in grads:
+            if value is not None:
+                state.hyperparams[name] = value
+            updates, state = tx.update(grad, state, new)
+            new = optax.apply_updates(new, updates)
+        # Of closed gates log α shows what the strength has done.
+        return optax.tree.get(state, "log_alpha", new)["fc1"]["kernel"]
+
+    values, injected = [0.0, 0.05, 0.2], optax.inject_hyperparams(make)(**{name: 0.0})
+    lanes = jax.jit(jax.vmap(functools.partial(run, injected)))(jnp.array(values))
+    for lane, value in zip(lanes, values, strict=True):
+        np.testing.assert_allclose(lane, jax.jit(run, static_argnums=0)(make(value)), 1e-5, 1e-7)
+    moved = jnp.abs(lanes - lanes[0]).max((1, 2))
+    assert 0 == moved[0] < moved[1] < moved[2]
 
 
 def test_inject_hyperparams_checks_values_at_init():
@@ -355,3 +415,24 @@ def test_nnx_optimizer(momentum):
         assert 0 < np.mean(sizes == 0) < 1
         assert np.all((sizes == 0) | (sizes >= np.float32(threshold)))
     assert np.all(model.bn1.scale[...] != 0)
+
+
+def test_nnx_optimizer_with_gates():
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, hard_concrete(optax.adam(0.1), {"conv": 0.1}), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, inputs):
+        grads = nnx.grad(lambda model: jnp.mean((model(inputs) - 1) ** 2))(model)
+        optimizer.update(model, grads)
+
+    for index in range(2):
+        step(model, optimizer, jax.random.normal(jax.random.key(index), (32, 8)))
+    assert 0.05 < jnp.mean(model.conv1.kernel[...] == 0) < 0.5
+    assert np.all(model.fc1.kernel[...] != 0)
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    nnx.update(model, hard_concrete_eval_params(nnx.as_pure(optimizer.opt_state), params))
+    raw = optimizer.opt_state.factors["raw"]["conv1"]["kernel"][...]
+    log_alpha = optimizer.opt_state.factors["log_alpha"]["conv1"]["kernel"][...]
+    gates = jnp.clip(1.2 * jax.nn.sigmoid(log_alpha) - 0.1, 0, 1)
+    np.testing.assert_allclose(model.conv1.kernel[...], raw * gates, rtol=1e-5)

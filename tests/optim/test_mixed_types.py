@@ -8,7 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from lconv_jax import add_l1_subgradient, beta_lasso, hard_threshold, soft_threshold
+from lconv_jax import (
+    add_l1_subgradient,
+    beta_lasso,
+    group_soft_threshold,
+    hard_concrete,
+    hard_threshold,
+    soft_threshold,
+    spred,
+)
 
 pytestmark = pytest.mark.optimized
 
@@ -133,6 +141,30 @@ def test_states_and_updates_keep_their_types(name, dtype, grad_dtype, momentum):
                 run(wrap, other)
         wrap = cast_first(wrap)
     assert {leaf.dtype for leaf in jax.tree.leaves(run(wrap, make))} == {jnp.dtype(dtype)}
+
+
+def group_lasso(learning_rate, l1):
+    step = group_soft_threshold(learning_rate * l1)
+    return optax.chain(optax.scale_by_learning_rate(learning_rate), step)
+
+
+OTHERS = {
+    "groups": functools.partial(group_lasso, LEARNING_RATE, L1),
+    "gates": functools.partial(hard_concrete, optax.sgd(LEARNING_RATE), L1),
+    "products": functools.partial(spred, optax.sgd(LEARNING_RATE), L1),
+}
+
+
+@pytest.mark.parametrize(("dtype", "grad_dtype"), [(BF16, F32), (F32, BF16)])
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_other_penalties_keep_their_types(name, kind, dtype, grad_dtype):
+    wrap = WRAPPERS[name]
+    if name in CHOOSING and (dtype, grad_dtype) in NARROW:
+        wrap = cast_first(wrap)
+    run = functools.partial(scan, wrap(OTHERS[kind]))
+    new = jax.eval_shape(run, tree(dtype), tree(grad_dtype, 2))
+    assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize(

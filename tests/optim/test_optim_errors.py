@@ -6,10 +6,31 @@ import numpy as np
 import optax
 import pytest
 
-from lconv_jax import add_l1_subgradient, beta_lasso, hard_threshold, rescale_l1, soft_threshold
+from lconv_jax import (
+    add_l1_subgradient,
+    beta_lasso,
+    elastic_net_threshold,
+    group_soft_threshold,
+    hard_concrete,
+    hard_threshold,
+    rescale_l1,
+    reweighted_soft_threshold,
+    soft_threshold,
+    spred,
+)
 
 PARAMS = {"conv1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
-PARTS = [add_l1_subgradient, hard_threshold, soft_threshold]
+PARTS = [
+    add_l1_subgradient,
+    hard_threshold,
+    soft_threshold,
+    lambda l1, labels=None: elastic_net_threshold(l1, 0.1, labels),
+    lambda l2, labels=None: elastic_net_threshold(0.1, l2, labels),
+    lambda threshold, labels=None: group_soft_threshold(threshold, labels=labels),
+    lambda threshold, labels=None: reweighted_soft_threshold(threshold, 1.0, labels),
+    lambda l0, labels=None: hard_concrete(optax.sgd(0.1), l0, labels=labels),
+    lambda decay, labels=None: spred(optax.sgd(0.1), decay, labels=labels),
+]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ from flax import linen as nn
 from flax import nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from lconv_jax import hard_threshold, layer_labels
+from lconv_jax import (
+    group_soft_threshold,
+    hard_concrete,
+    hard_concrete_eval_params,
+    hard_threshold,
+    layer_labels,
+    spred,
+)
 from lconv_jax.optim.labels import weight_labels
 
 KEY, IDS = jax.random.key(0), jnp.zeros((2, 5), jnp.int32)
@@ -123,6 +130,37 @@ def test_trees_of_libraries(library, stacked):
     assert found == {path: "weight" if path.endswith(weights) else "none" for path in found}
     assert set(found.values()) == {"weight", "none"}
     assert all(any(path.endswith(name) for path in found) for name in weights)
+
+
+# What ones become without a gradient.
+PENALTIES = {
+    "groups": lambda: group_soft_threshold(0.5),
+    "gates": lambda: hard_concrete(optax.sgd(0.1), 1.0, drop_rate=0.9),
+    "products": lambda: spred(optax.sgd(0.1), 0.5),
+}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_penalties_move_weights_and_nothing_else(library, penalty):
+    make, weights = LIBRARIES[library]
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), jax.eval_shape(make, KEY))
+    tx = PENALTIES[penalty]()
+
+    @jax.jit
+    def moved(params):
+        state = tx.init(params)
+        if penalty == "gates":
+            new = hard_concrete_eval_params(state, params)
+        else:
+            updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+            new = optax.apply_updates(params, updates)
+        return jax.tree.map(lambda leaf: jnp.any(leaf != 1), new)
+
+    found = moved(params)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    for path, leaf in tree_leaves_with_path(found):
+        assert leaf == keystr(path).endswith(weights), keystr(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import beta_lasso
+from lconv_jax import beta_lasso, group_soft_threshold, hard_concrete, spred
 
 DEVICES = 8
 
@@ -20,6 +20,12 @@ OPTIMIZERS = {
     ),
     "momentum": lambda: beta_lasso(0.1, 1e-3, momentum=0.9),
     "adam": lambda: optax.chain(optax.scale_by_adam(), beta_lasso(0.01, 1e-3)),
+}
+# They have no smallest size of weights.
+OTHERS = {
+    "groups": lambda: optax.chain(optax.sgd(0.1), group_soft_threshold(0.03)),
+    "gates": lambda: hard_concrete(optax.sgd(0.1), 0.1),
+    "products": lambda: spred(optax.sgd(0.1), 0.1),
 }
 SPECS = {"conv1": {"kernel": P(None, "model"), "bias": P()}, "fc1": {"kernel": P("model", None)}}
 
@@ -69,15 +75,15 @@ def reference(tx, steps=4):
     return params
 
 
-def assert_same_run(params, expected):
+def assert_same_run(params, expected, threshold=0.05):
     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         one, other = np.asarray(one), np.asarray(other)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
         if one.ndim == 2:
             np.testing.assert_array_equal(one == 0, other == 0)
             sizes = np.abs(one)
-            assert np.all((sizes == 0) | (sizes >= np.float32(0.05)))
-            assert 0 < np.mean(sizes == 0) < 1
+            assert np.all((sizes == 0) | (sizes >= np.float32(threshold)))
+            assert not threshold or 0 < np.mean(sizes == 0) < 1
 
 
 def test_there_are_eight_devices():
@@ -99,6 +105,28 @@ def test_jit_with_split_weights_and_batch_and_donated_buffers(tx):
     assert params["conv1"]["kernel"].sharding.is_equivalent_to(split(P(None, "model")), 2)
     assert first.is_deleted()
     assert_same_run(params, reference(tx))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_penalties_over_split_weights_and_over_the_batch(name):
+    """A group over several devices is one group; gates are those of one device."""
+    tx, expected = OTHERS[name](), reference(OTHERS[name]())
+    mesh = jax.make_mesh((2, 4), ("data", "model"), (jax.sharding.AxisType.Auto,) * 2)
+    params = jax.tree.map(
+        lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec)), make_params(), SPECS
+    )
+    state, step = jax.jit(tx.init)(params), jax.jit(make_step(tx), donate_argnums=(0, 1))
+    gradient = jax.grad(lambda *args: jax.lax.pmean(loss(*args), "data"))
+    specs = P(), P(), P("data"), P("data")
+    mapped = jax.jit(
+        jax.shard_map(make_step(tx, gradient), mesh=mesh, in_specs=specs, out_specs=(P(), P()))
+    )
+    replicated = make_params(), tx.init(make_params())
+    for index in range(4):
+        params, state = step(params, state, *batch(index))
+        replicated = mapped(*replicated, *batch(index))
+    assert_same_run(params, expected, threshold=0)
+    assert_same_run(replicated[0], expected, threshold=0)
 
 
 @pytest.mark.optimized
