@@ -142,11 +142,28 @@ KEYS: dict[str, Key] = {
     "optimizer.learning_rate": Key(
         0.1, _POSITIVE, "η at the start; a cosine takes it to 0 over the run"
     ),
-    "optimizer.l1.conv": Key(0.0, _at_least(0), "λ of layers in a convolution's place (β-lasso)"),
-    "optimizer.l1.fc": Key(0.0, _at_least(0), "λ of the other dense layers (β-lasso)"),
+    "optimizer.l1.conv": Key(
+        0.0, _at_least(0), "λ of the penalty on layers in a convolution's place"
+    ),
+    "optimizer.l1.fc": Key(0.0, _at_least(0), "λ of the penalty on the other dense layers"),
     "optimizer.beta": Key(50.0, _at_least(0), "β: weights below β·λ become zero (β-lasso)"),
     "optimizer.momentum": Key(0.0, _FRACTION, "momentum; 0: none"),
     "optimizer.weight_decay": Key(0.0, _at_least(0), "L2 decay of the weights"),
+    "optimizer.l2": Key(0.0, _at_least(0), "λ₂, of half the squared weights (elastic_net)"),
+    "optimizer.groups": Key(
+        "outputs", _one_of(("outputs", "inputs")), "what becomes zero together (group_lasso)"
+    ),
+    "optimizer.epsilon": Key(
+        0.01, _POSITIVE, "ε: a weight of this size has half the penalty of a zero (reweighted_l1)"
+    ),
+    "optimizer.gate_rate": Key(
+        1.0, _POSITIVE, "learning rate of the gates, in units of η (hard_concrete)"
+    ),
+    "optimizer.drop_rate": Key(
+        0.05,
+        Rule("in (0, 1)", lambda value: 0 < value < 1),
+        "share of the gates that are closed in the beginning (hard_concrete)",
+    ),
     "optimizer.reference_lr_sum": Key(
         0.0,
         _at_least(0),
@@ -364,7 +381,8 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
         )
     method = METHODS[flat["optimizer.name"]]
     try:
-        method.check({key: flat[f"optimizer.{key}"] for key in method.keys})
+        keys = (*method.keys, *method.settings)
+        method.check({key: flat[f"optimizer.{key}"] for key in keys})
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if flat["train.shrink"] != "none" and not method.absorbing:

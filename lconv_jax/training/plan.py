@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 from lconv_jax.errors import ConfigError
-from lconv_jax.optim.methods import METHODS
+from lconv_jax.optim.methods import METHODS, Given
+from lconv_jax.training import rng
 
 # A state counts its steps in 32 bits.
 _MOST_STEPS = 2**31 - 1
@@ -26,6 +28,8 @@ class Plan(NamedTuple):
     tx: optax.GradientTransformation
     effective: dict[str, float]  # as in `optim.methods.Hyperparams`
     numbers: dict[str, float]  # arguments of the optimizer's transformation, as there
+    # (numbers, seed) -> schedule of η and transformation; both arguments may be traced.
+    make: Callable[[Mapping[str, Any], Any], tuple[optax.Schedule, optax.GradientTransformation]]
 
 
 def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
@@ -61,8 +65,9 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     _check_float32(numbers)
-    schedule, tx = make_optimizer(opt.name, numbers, total_steps)
-    return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers)
+    make = functools.partial(_make_optimizer, opt, total_steps)
+    schedule, tx = make(numbers, config.seed)
+    return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers, make)
 
 
 def make_schedule(learning_rate: Any, total_steps: int) -> optax.Schedule:
@@ -70,12 +75,14 @@ def make_schedule(learning_rate: Any, total_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(learning_rate, total_steps)
 
 
-def make_optimizer(
-    name: str, numbers: Mapping[str, Any], total_steps: int
+def _make_optimizer(
+    opt: Any, total_steps: int, numbers: Mapping[str, Any], seed: Any
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The schedule of η and the optimizer `name`, from `Plan.numbers`, which may be traced."""
-    schedule = make_schedule(numbers["learning_rate"], total_steps)
-    return schedule, METHODS[name].make(schedule, numbers)
+    """The schedule of η and the optimizer of a configuration, with these numbers and this seed."""
+    method, schedule = METHODS[opt.name], make_schedule(numbers["learning_rate"], total_steps)
+    settings = {key: opt[key] for key in method.settings}
+    own_seed = rng.seed_for(seed, rng.OPTIMIZER) if method.random else None
+    return schedule, method.make(Given(schedule, numbers, settings, own_seed, total_steps))
 
 
 def _sum_rates(schedule: optax.Schedule, total_steps: int) -> float:

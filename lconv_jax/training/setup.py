@@ -145,6 +145,7 @@ def make_initial_state(
         inputs = jnp.zeros((2, *image_shape), jnp.float32)
         variables = model.init(rng.key_for(seed, rng.INIT), inputs, train=False)
         params, batch_stats = variables["params"], variables["batch_stats"]
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, plan.tx.init(params))
+        _, tx = plan.make(plan.numbers, seed)
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
 
     return initial_state

@@ -13,7 +13,6 @@ from lconv_jax import data, models
 from lconv_jax.parallel import sharding
 from lconv_jax.training import rng
 from lconv_jax.training.inputs import make_inputs
-from lconv_jax.training.plan import make_optimizer
 from lconv_jax.training.setup import Setup
 from lconv_jax.training.state import TrainState
 
@@ -64,7 +63,7 @@ def make_train_steps(
     config, _, model, plan, inputs, mesh, _ = setup
     batch_size, seed = config.train.batch_size, config.seed
     if lane is not None:
-        schedule, tx = make_optimizer(config.optimizer.name, lane.numbers, plan.total_steps)
+        schedule, tx = plan.make(lane.numbers, lane.seed)
         plan, seed = plan._replace(schedule=schedule, tx=tx), lane.seed
         inputs = make_inputs(config, setup.dataset.image_shape, lane.order)
 
