@@ -88,6 +88,12 @@ def check_between(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name} must be a {upper} above {low}, got {value!r}")
 
 
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Raises a ValueError unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
 def check_params(params: Any) -> None:
     """Raises a ValueError if an update came without parameters."""
     if params is None:

@@ -19,6 +19,9 @@ from lconv_jax import (
     hard_concrete_eval_params,
     hard_threshold,
     layer_labels,
+    lottery_ticket,
+    magnitude_pruning,
+    rigl,
     spred,
 )
 
@@ -90,6 +93,9 @@ OTHERS = {
     "groups": lambda: optax.chain(optax.sgd(0.1), group_soft_threshold(0.03)),
     "gates": lambda: hard_concrete(optax.sgd(0.1, momentum=0.9), 0.1),
     "products": lambda: spred(optax.sgd(0.1, momentum=0.9), 0.1),
+    "pruned": lambda: magnitude_pruning(optax.adam(1e-2), 0.3, begin=1, end=3),
+    "rigl": lambda: rigl(optax.sgd(0.1, momentum=0.9), 0.3, every=2, end=100),
+    "ticket": lambda: lottery_ticket(optax.adam(1e-2), 0.3, rounds=1, steps_per_round=3),
 }
 
 

@@ -10,7 +10,15 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lconv_jax import beta_lasso, group_soft_threshold, hard_concrete, spred
+from lconv_jax import (
+    beta_lasso,
+    group_soft_threshold,
+    hard_concrete,
+    rigl,
+    saliency_pruning,
+    sparse_evolution,
+    spred,
+)
 
 DEVICES = 8
 
@@ -26,6 +34,9 @@ OTHERS = {
     "groups": lambda: optax.chain(optax.sgd(0.1), group_soft_threshold(0.03)),
     "gates": lambda: hard_concrete(optax.sgd(0.1), 0.1),
     "products": lambda: spred(optax.sgd(0.1), 0.1),
+    "saliency": lambda: saliency_pruning(optax.sgd(0.1), 0.3, begin=1, end=3),
+    "rigl": lambda: rigl(optax.sgd(0.1), 0.3, every=1, end=100),
+    "evolution": lambda: sparse_evolution(optax.sgd(0.1), 0.3, every=1),
 }
 SPECS = {"conv1": {"kernel": P(None, "model"), "bias": P()}, "fc1": {"kernel": P("model", None)}}
 
