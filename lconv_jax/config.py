@@ -24,7 +24,8 @@ from lconv_jax.data.augmentation import policies
 from lconv_jax.data.sources import images, registry
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
-from lconv_jax.optim.methods import METHODS
+from lconv_jax.optim.densities import DISTRIBUTIONS, GLOBAL
+from lconv_jax.optim.registry import METHODS
 from lconv_jax.tables import markdown
 
 SHRINK = ("none", "exact", "frozen")
@@ -68,6 +69,7 @@ def _one_of(choices: tuple[str, ...]) -> Rule:
 
 _ANY = Rule("any", lambda value: True)
 _FRACTION = Rule("in [0, 1)", lambda value: value >= 0 and bool(np.float32(value) < 1))
+_UNIT = Rule("in [0, 1]", lambda value: 0 <= value <= 1)
 _POSITIVE = Rule("> 0", lambda value: value > 0)
 _SEED = Rule("0 … 2³² − 1", lambda value: 0 <= value < 2**32)
 _DEVICES = Rule("≥ 1, or −1 for all", lambda value: value >= 1 or value == -1)
@@ -163,6 +165,35 @@ KEYS: dict[str, Key] = {
         0.05,
         Rule("in (0, 1)", lambda value: 0 < value < 1),
         "share of the gates that are closed in the beginning (hard_concrete)",
+    ),
+    "optimizer.density": Key(
+        0.1,
+        Rule("in (0, 1]", lambda value: 0 < value <= 1),
+        "share of the weights that methods with masks keep",
+    ),
+    "optimizer.distribution": Key(
+        "erdos_renyi_kernel",
+        Rule(f"one of {', '.join((*DISTRIBUTIONS, GLOBAL))}, or LAYER=DENSITY,…", bool),
+        "of the density over layers; or densities by layer, as conv1=0.1,fc1=0.5",
+    ),
+    "optimizer.structure": Key(
+        "",
+        Rule("empty, units, N:M as 2:4, or INPUTSxOUTPUTS as 4x4", lambda value: True),
+        "which weights masks keep or leave out together",
+    ),
+    "optimizer.begin": Key(
+        0.2, _UNIT, "share of the run at which pruning begins (magnitude_, saliency_pruning)"
+    ),
+    "optimizer.end": Key(0.75, _UNIT, "share of the run after which masks stay"),
+    "optimizer.every": Key(100, _at_least(1), "steps from one change of the masks to the next"),
+    "optimizer.drop_fraction": Key(
+        0.3,
+        Rule("in (0, 1)", lambda value: 0 < value < 1),
+        "share of a layer's weights that is exchanged (sparse_evolution; rigl: at the start)",
+    ),
+    "optimizer.rounds": Key(3, _at_least(1), "prunings (lottery_ticket)"),
+    "optimizer.rewind": Key(
+        0.0, _FRACTION, "share of a round that weights are set back to (lottery_ticket)"
     ),
     "optimizer.reference_lr_sum": Key(
         0.0,

@@ -122,7 +122,13 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        name = "/".join([*names[:-2], names[-2].removeprefix("bn_")]) if len(names) > 1 else ""
+        layers = [
+            name.removeprefix("bn_") if at == len(names) - 2 else name
+            for at, name in enumerate(names)
+        ]
+        # An optimizer may hold several trees like the parameters, by name.
+        found = ("/".join(layers[start:-1]) for start in range(len(layers) - 1))
+        name = next((each for each in found if each in specs), "")
         spec = specs.get(name, P())
         if spec and leaf.shape == shapes[name]:
             return NamedSharding(mesh, spec)

@@ -31,7 +31,7 @@ from lconv_jax.errors import TrainingError
 from lconv_jax.host import memory
 from lconv_jax.host.files import write_atomically
 from lconv_jax.host.signals import deferred_signals
-from lconv_jax.optim.methods import METHODS, OPTIONAL
+from lconv_jax.optim.registry import METHODS, OPTIONAL
 from lconv_jax.parallel import sharding
 from lconv_jax.rundir.workdir import (
     DIVERGED_FILE,

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
 from lconv_jax.errors import ConfigError
-from lconv_jax.optim.methods import METHODS, Given
+from lconv_jax.optim.registry import METHODS, Given
 from lconv_jax.training import rng
 
 # A state counts its steps in 32 bits.
@@ -22,11 +23,12 @@ _MOST_ADDED = 2**22
 class Plan(NamedTuple):
     """The steps of a run, its schedule and its optimizer."""
 
+    optimizer: str  # its name in `optim.registry.METHODS`
     steps_per_epoch: int
     total_steps: int
     schedule: optax.Schedule
     tx: optax.GradientTransformation
-    effective: dict[str, float]  # as in `optim.methods.Hyperparams`
+    effective: dict[str, float]  # as in `optim.registry.Hyperparams`
     numbers: dict[str, float]  # arguments of the optimizer's transformation, as there
     # (numbers, seed) -> schedule of η and transformation; both arguments may be traced.
     make: Callable[[Mapping[str, Any], Any], tuple[optax.Schedule, optax.GradientTransformation]]
@@ -60,14 +62,16 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
             f"{_MOST_STEPS // steps_per_epoch} epochs at most"
         )
     lr_sum = _sum_rates(make_schedule(float(opt.learning_rate), total_steps), total_steps)
+    make = functools.partial(_make_optimizer, opt, total_steps)
     try:
         numbers, effective = METHODS[opt.name].hyperparams(config, params, lr_sum)
+        _check_float32(numbers)
+        schedule, tx = make(numbers, config.seed)
+        if METHODS[opt.name].masked:
+            jax.eval_shape(tx.init, params)  # densities and structures that do not fit the layers
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _check_float32(numbers)
-    make = functools.partial(_make_optimizer, opt, total_steps)
-    schedule, tx = make(numbers, config.seed)
-    return Plan(steps_per_epoch, total_steps, schedule, tx, effective, numbers, make)
+    return Plan(opt.name, steps_per_epoch, total_steps, schedule, tx, effective, numbers, make)
 
 
 def make_schedule(learning_rate: Any, total_steps: int) -> optax.Schedule:
@@ -79,10 +83,13 @@ def _make_optimizer(
     opt: Any, total_steps: int, numbers: Mapping[str, Any], seed: Any
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The schedule of η and the optimizer of a configuration, with these numbers and this seed."""
-    method, schedule = METHODS[opt.name], make_schedule(numbers["learning_rate"], total_steps)
+    method = METHODS[opt.name]
     settings = {key: opt[key] for key in method.settings}
+    rounds = method.rounds(settings, total_steps) if method.rounds else None
+    once = make_schedule(numbers["learning_rate"], rounds.steps if rounds else total_steps)
+    schedule = once if rounds is None else lambda step: once(rounds.position(step))
     own_seed = rng.seed_for(seed, rng.OPTIMIZER) if method.random else None
-    return schedule, method.make(Given(schedule, numbers, settings, own_seed, total_steps))
+    return schedule, method.make(Given(once, numbers, settings, own_seed, total_steps))
 
 
 def _sum_rates(schedule: optax.Schedule, total_steps: int) -> float:

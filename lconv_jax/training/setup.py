@@ -13,6 +13,8 @@ from lconv_jax import config as config_lib
 from lconv_jax import data, models
 from lconv_jax.data.sources import registry
 from lconv_jax.host import memory
+from lconv_jax.optim import apply_masks
+from lconv_jax.optim.registry import METHODS
 from lconv_jax.parallel import sharding
 from lconv_jax.training import rng, shrinking
 from lconv_jax.training.inputs import Inputs, make_inputs
@@ -146,6 +148,9 @@ def make_initial_state(
         variables = model.init(rng.key_for(seed, rng.INIT), inputs, train=False)
         params, batch_stats = variables["params"], variables["batch_stats"]
         _, tx = plan.make(plan.numbers, seed)
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
+        opt_state = tx.init(params)
+        if METHODS[plan.optimizer].masked:
+            params = apply_masks(params, opt_state)
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
 
     return initial_state
