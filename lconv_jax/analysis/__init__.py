@@ -1,5 +1,8 @@
 """What a trained network's weights look like: functions of arrays."""
 
+from lconv_jax.analysis.contrast import NULLS, Contrast, contrast
+from lconv_jax.analysis.extent import Window, clumps, energy_window, neighbour_distance, sampling
+from lconv_jax.analysis.fields import Fields, compare_fields, fields
 from lconv_jax.analysis.filters import (
     choose_filters,
     choose_units,
@@ -21,25 +24,39 @@ from lconv_jax.analysis.localisation import (
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
 from lconv_jax.analysis.recovery import Match, Recovery, cut, partners, recovery
 from lconv_jax.analysis.structure import Structure, structure, support_bits
+from lconv_jax.analysis.tuning import Tuning, opponency, tuning
 
 __all__ = [
+    "NULLS",
+    "Contrast",
+    "Fields",
     "Localisation",
     "Locality",
     "Match",
     "Recovery",
     "Structure",
+    "Tuning",
+    "Window",
     "choose_filters",
     "choose_units",
+    "clumps",
+    "compare_fields",
+    "contrast",
     "cut",
     "draw_signals",
+    "energy_window",
+    "fields",
     "first_layer_filters",
     "inference_flops",
     "localisation",
     "locality",
+    "neighbour_distance",
+    "opponency",
     "participation",
     "partners",
     "picture",
     "recovery",
+    "sampling",
     "save_filters",
     "shuffle_support",
     "shuffle_weights",
@@ -47,6 +64,7 @@ __all__ = [
     "support_bits",
     "tile",
     "training_flops",
+    "tuning",
     "unit_spread",
     "unpermuted_rows",
     "window_share",

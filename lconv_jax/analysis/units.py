@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 # More units than this change the mean by less than its spread over shuffles.
 MAX_UNITS = 4096
-# Weights of a chunk of units: some tens of megabytes, with what is made of them.
-_CHUNK = 2**21
+# Weights of a chunk of units: a megabyte in float64, so that caches hold it.
+_CHUNK = 2**17
 
 
 def check_kernel(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[Any]:
@@ -57,7 +57,7 @@ def live_units(
 
 
 def chunks(kernel: NDArray[Any]) -> Iterator[slice]:
-    """Slices of units, each of as many as fit in memory several times over."""
+    """Slices of units, one after the other, of a bounded number of weights."""
     step = max(1, _CHUNK // max(1, kernel.shape[0]))
     for start in range(0, kernel.shape[1], step):
         yield slice(start, start + step)
