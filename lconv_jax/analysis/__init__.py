@@ -23,6 +23,8 @@ from lconv_jax.analysis.localisation import (
 )
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
 from lconv_jax.analysis.recovery import Match, Recovery, cut, partners, recovery
+from lconv_jax.analysis.sharing import Sharing, Similarity, sharing, similarity
+from lconv_jax.analysis.stencils import Stencils, stencils
 from lconv_jax.analysis.structure import Structure, structure, support_bits
 from lconv_jax.analysis.tuning import Tuning, opponency, tuning
 
@@ -34,6 +36,9 @@ __all__ = [
     "Locality",
     "Match",
     "Recovery",
+    "Sharing",
+    "Similarity",
+    "Stencils",
     "Structure",
     "Tuning",
     "Window",
@@ -58,8 +63,11 @@ __all__ = [
     "recovery",
     "sampling",
     "save_filters",
+    "sharing",
     "shuffle_support",
     "shuffle_weights",
+    "similarity",
+    "stencils",
     "structure",
     "support_bits",
     "tile",
