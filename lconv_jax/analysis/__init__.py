@@ -1,6 +1,13 @@
 """What a trained network's weights look like: functions of arrays."""
 
 from lconv_jax.analysis.contrast import NULLS, Contrast, contrast
+from lconv_jax.analysis.equivariance import (
+    Equivariance,
+    Partners,
+    equivariance,
+    move,
+    moved_partners,
+)
 from lconv_jax.analysis.extent import Window, clumps, energy_window, neighbour_distance, sampling
 from lconv_jax.analysis.fields import Fields, compare_fields, fields
 from lconv_jax.analysis.filters import (
@@ -31,10 +38,12 @@ from lconv_jax.analysis.tuning import Tuning, opponency, tuning
 __all__ = [
     "NULLS",
     "Contrast",
+    "Equivariance",
     "Fields",
     "Localisation",
     "Locality",
     "Match",
+    "Partners",
     "Recovery",
     "Sharing",
     "Similarity",
@@ -50,11 +59,14 @@ __all__ = [
     "cut",
     "draw_signals",
     "energy_window",
+    "equivariance",
     "fields",
     "first_layer_filters",
     "inference_flops",
     "localisation",
     "locality",
+    "move",
+    "moved_partners",
     "neighbour_distance",
     "opponency",
     "participation",
