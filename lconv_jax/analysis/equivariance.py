@@ -50,6 +50,13 @@ def move(images: Any, shift: tuple[int, ...], *, periodic: bool = False) -> NDAr
 
     Raises:
       ValueError: if the shift has not one number for each spatial axis.
+
+    Example:
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> signal = np.arange(1.0, 6.0).reshape(1, 5, 1)
+      >>> analysis.move(signal, (2,)).ravel().tolist()
+      [0.0, 0.0, 1.0, 2.0, 3.0]
     """
     images = np.asarray(images)
     if len(shift) != images.ndim - 2:
@@ -136,9 +143,9 @@ def equivariance(
 
     over images x and the units u that have a partner v(u) and vary over the images. It is 0 for a
     convolution, away from the border, if the shift is a multiple of its stride. It is about 2 for
-    units that have nothing to do with each other but mean and variance, and somewhat below where the
-    move leaves much of the image empty. Images that are smooth have a small error for small shifts
-    whatever the layer is: `unmoved` says how small.
+    units that have nothing to do with each other but mean and variance, and somewhat less where the
+    move leaves much of the image empty. Smooth images have a small error for small shifts, whatever
+    the layer is: `unmoved` says how small.
 
     Args:
       hidden: h(x), [images, units], of the layer that the partners are from, after its activation

@@ -94,6 +94,15 @@ def neighbour_distance(
 
     Returns:
       [units], ≥ 1; NaN for units with fewer than two places.
+
+    Example:
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> support = np.array([[1, 0, 1, 0, 0, 0, 1]], bool).T
+      >>> analysis.neighbour_distance(support, (7, 1)).round(3).tolist()
+      [2.667]
+      >>> analysis.neighbour_distance(support, (7, 1), periodic=True).round(3).tolist()
+      [1.333]
     """
     return _neighbour_distance(over_channels(support, image_shape) > 0, periodic)
 
@@ -119,6 +128,15 @@ def sampling(
 
     Returns:
       Two arrays [units]. The first is in (0, 1]; the second is NaN with fewer than two places.
+
+    Example:
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> support = np.array([[1, 0, 1, 0, 1, 0, 0]], bool).T
+      >>> window = analysis.energy_window(1.0 * support, (7, 1), share=1.0)
+      >>> filled, evenness = analysis.sampling(support, (7, 1), window)
+      >>> filled.tolist(), evenness.round(2).tolist()
+      ([0.6], [1.67])
     """
     places = over_channels(support, image_shape) > 0
     sides = np.array(places.shape[:-1])
@@ -163,6 +181,15 @@ def clumps(
 
     Returns:
       [units]; 0 for a unit without weights.
+
+    Example:
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> support = np.array([[1, 0, 1, 1, 0, 0, 1]], bool).T
+      >>> analysis.clumps(support, (7, 1)).tolist()
+      [3]
+      >>> analysis.clumps(support, (7, 1), periodic=True).tolist()
+      [2]
     """
     from scipy import ndimage, sparse
 

@@ -105,6 +105,16 @@ def compare_fields(
 
     Raises:
       ValueError: as `fields`, or if `null` is unknown, or if there are fewer than two shuffles.
+
+    Example:
+      Units that read four neighbours each, and the same against random places:
+
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> kernel = sum(np.roll(np.eye(32), step, 0) for step in range(4))
+      >>> found = analysis.compare_fields(kernel, (32, 1), null="counts", periodic=True)
+      >>> found["window"].mean, found["window"].null_mean > 10, found["window"].z < -10
+      (4.0, True, True)
     """
     kernel = check_kernel(kernel, image_shape)
     draw, rng = check_null(null), np.random.default_rng(seed)

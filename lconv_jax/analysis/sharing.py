@@ -145,6 +145,18 @@ def sharing(
 
     Raises:
       ValueError: as `similarity`, or if a null is unknown, or if there are fewer than two shuffles.
+
+    Example:
+      A convolution, written as a dense layer:
+
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> stencil = np.zeros(32)
+      >>> stencil[:6] = 1.0, -2.0, 3.0, 1.0, -1.0, 0.5
+      >>> kernel = np.stack([np.roll(stencil, place) for place in range(27)], 1)
+      >>> found = analysis.sharing(kernel, (32, 1))
+      >>> round(float(found.best.min()), 4), found.contrasts["values"].effect > 2
+      (1.0, True)
     """
     kernel = check_kernel(kernel, image_shape)
     draws = {null: check_null(null) for null in nulls}

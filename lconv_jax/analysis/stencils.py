@@ -71,6 +71,18 @@ def stencils(
 
     Raises:
       ValueError: as `similarity`, or if `share` is out of range.
+
+    Example:
+      Two filters of a convolution, written as a dense layer:
+
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> filters = np.zeros((2, 20))
+      >>> filters[:, :5] = [[1, 1, 1, 1, 1], [1, -2, 3, -2, 1]]
+      >>> kernel = np.stack([np.roll(each, place) for place in range(16) for each in filters], 1)
+      >>> found = analysis.stencils(kernel, (20, 1))
+      >>> found.units, found.size, round(found.explained, 4)
+      (32, 2, 1.0)
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")

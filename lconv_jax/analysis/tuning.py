@@ -102,6 +102,17 @@ def opponency(
 
     Returns:
       [units], in [0, 1].
+
+    Example:
+      Grey, and red against green:
+
+      >>> import numpy as np
+      >>> from lconv_jax import analysis
+      >>> weights = np.array([[0.5, 0.5, 0.5, 1.0, -1.0, 0.0]]).T
+      >>> analysis.opponency(weights[:3], (1, 3)).tolist()
+      [0.0]
+      >>> analysis.opponency(weights[3:], (1, 3)).tolist()
+      [1.0]
     """
     channels = image_shape[-1]
     scaled = (weights.astype(np.float64) / np.abs(weights).max(0)).reshape(
