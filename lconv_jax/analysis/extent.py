@@ -136,7 +136,7 @@ def sampling(
       >>> window = analysis.energy_window(1.0 * support, (7, 1), share=1.0)
       >>> filled, evenness = analysis.sampling(support, (7, 1), window)
       >>> filled.tolist(), evenness.round(2).tolist()
-      ([0.6], [1.67])
+      ([0.6], [1.46])
     """
     places = over_channels(support, image_shape) > 0
     sides = np.array(places.shape[:-1])
