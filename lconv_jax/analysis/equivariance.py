@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.analysis.sharing import LEAST_LEFT
-from lconv_jax.analysis.units import check_kernel, check_spatial
+from lconv_jax.analysis.units import check_weights
 
 # Up to so many units the assignment is the best one (its time grows with the cube), and greedy
 # beyond, among so many candidates of each unit.
@@ -105,11 +105,9 @@ def moved_partners(
       seed: of the choice of units.
 
     Raises:
-      ValueError: if the kernel's rows are not the inputs of `image_shape`, or the shift has not
-        one number for each spatial axis.
+      ValueError: as `similarity`, or if the shift has not one number for each spatial axis.
     """
-    check_spatial(image_shape)
-    kernel = check_kernel(kernel, image_shape)
+    kernel = check_weights(kernel, image_shape)
     unit, cosine = np.full(kernel.shape[1], -1), np.full(kernel.shape[1], np.nan)
     live = np.flatnonzero(kernel.any(0))
     peak = np.abs(kernel[:, live]).max(0)

@@ -11,7 +11,7 @@ from lconv_jax.analysis.contrast import Contrast, check_null, contrast
 from lconv_jax.analysis.extent import clumps, energy_window, neighbour_distance, sampling
 from lconv_jax.analysis.localisation import participation, unit_spread
 from lconv_jax.analysis.tuning import opponency, tuning
-from lconv_jax.analysis.units import MAX_UNITS, check_kernel, check_spatial, chunks, live_units
+from lconv_jax.analysis.units import MAX_UNITS, check_weights, chunks, live_units
 
 
 class Fields(NamedTuple):
@@ -54,7 +54,7 @@ def fields(
 
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`, if that has not one or
-        two spatial axes, or if `share` is out of range.
+        two spatial axes, if a weight is not finite, or if `share` is out of range.
 
     Example:
       >>> import numpy as np
@@ -65,8 +65,7 @@ def fields(
       >>> found.window.tolist(), found.neighbour.tolist(), found.clumps.tolist()
       ([5.0, nan], [2.0, nan], [3.0, 0.0])
     """
-    kernel = check_kernel(kernel, image_shape)
-    check_spatial(image_shape)
+    kernel = check_weights(kernel, image_shape)
     found = np.full((len(Fields._fields), kernel.shape[1]), np.nan)
     found[Fields._fields.index("weights")] = np.count_nonzero(kernel, axis=0)
     found[Fields._fields.index("clumps")] = 0
@@ -116,7 +115,7 @@ def compare_fields(
       >>> found["window"].mean, found["window"].null_mean > 10, found["window"].z < -10
       (4.0, True, True)
     """
-    kernel = check_kernel(kernel, image_shape)
+    kernel = check_weights(kernel, image_shape)
     draw, rng = check_null(null), np.random.default_rng(seed)
     _, chosen = live_units(kernel, min_nonzeros, MAX_UNITS, rng)
     kernel = kernel[:, chosen]

@@ -66,22 +66,20 @@ def locality(
 
 
 def window_share(
-    support: NDArray[Any], image_shape: tuple[int, ...], window: int, *, periodic: bool = False
+    support: NDArray[np.bool_], image_shape: tuple[int, ...], window: int
 ) -> NDArray[np.float64]:
     """For each unit, the largest share of its support that one window of side k holds.
 
     Args:
-      support: [inputs, units], every unit with at least one input. Of weights' squares, the shares
-        are shares of energy.
+      support: [inputs, units], every unit with at least one input.
       image_shape: [*spatial, channels].
       window: k; a side shorter than k is taken whole.
-      periodic: whether windows go on over the border.
 
     Returns:
       [units], in (0, 1].
     """
     mass = over_channels(support, image_shape)
-    best = window_sums(mass, window, periodic).reshape(-1, mass.shape[-1]).max(0)
+    best = window_sums(mass, window, False).reshape(-1, mass.shape[-1]).max(0)
     return best / support.sum(0)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.analysis.contrast import Contrast, check_null, contrast
-from lconv_jax.analysis.units import check_kernel, check_spatial, live_units
+from lconv_jax.analysis.units import check_weights, live_units
 
 # A stencil is not moved so far that less than this share of its energy stays on the image: of a
 # 9 × 9 stencil in the corner of the paper's network, 0.31 stays.
@@ -63,8 +63,8 @@ def similarity(
         may be negative.
 
     Raises:
-      ValueError: if the rows are not the inputs of `image_shape`, or that has not one or two
-        spatial axes.
+      ValueError: if the rows are not the inputs of `image_shape`, if that has not one or two
+        spatial axes, or if a weight is not finite.
 
     Example:
       >>> import numpy as np
@@ -75,9 +75,8 @@ def similarity(
       >>> round(found.cosine.item(), 6), found.shift.item()
       (1.0, 4)
     """
-    check_spatial(image_shape)
     units, stencils = (
-        _normalised(check_kernel(each, image_shape), image_shape) for each in (kernel, stencils)
+        _normalised(check_weights(each, image_shape), image_shape) for each in (kernel, stencils)
     )
     sides, axes = image_shape[:-1], tuple(range(2, len(image_shape) + 1))
     lengths = list(sides) if periodic else [_fast_length(2 * side - 1) for side in sides]
@@ -158,7 +157,7 @@ def sharing(
       >>> round(float(found.best.min()), 4), found.contrasts["values"].effect > 2
       (1.0, True)
     """
-    kernel = check_kernel(kernel, image_shape)
+    kernel = check_weights(kernel, image_shape)
     draws = {null: check_null(null) for null in nulls}
     rng = np.random.default_rng(seed)
     live, chosen = live_units(kernel, min_nonzeros, max_units, rng)

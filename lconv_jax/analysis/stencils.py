@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lconv_jax.analysis.sharing import similarity
-from lconv_jax.analysis.units import check_kernel, live_units
+from lconv_jax.analysis.units import check_weights, live_units
 
 
 class Stencils(NamedTuple):
@@ -86,7 +86,7 @@ def stencils(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    kernel = check_kernel(kernel, image_shape)
+    kernel = check_weights(kernel, image_shape)
     live, chosen = live_units(kernel, min_nonzeros, max_units, np.random.default_rng(seed))
     weights = np.asarray(kernel[:, chosen], np.float64)
     if not live:

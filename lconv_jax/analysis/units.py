@@ -30,13 +30,22 @@ def check_kernel(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[Any]:
     return weights
 
 
-def check_spatial(image_shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the shape is [*spatial, channels] with one or two spatial axes."""
+def check_weights(kernel: Any, image_shape: tuple[int, ...]) -> NDArray[Any]:
+    """The kernel as an array [inputs, units], of weights to measure on a line or in a plane.
+
+    Raises:
+      ValueError: as `check_kernel`; or the shape has not one or two spatial axes; or a weight is
+        NaN or infinite.
+    """
     if len(image_shape) not in (2, 3):
         raise ValueError(
             "image_shape must be (H, W, C) for images or (L, C) for signals, "
             f"got {tuple(image_shape)}"
         )
+    weights = check_kernel(kernel, image_shape)
+    if not np.isfinite(weights).all():
+        raise ValueError("kernel has weights that are NaN or infinite: leave their units out")
+    return weights
 
 
 def live_units(

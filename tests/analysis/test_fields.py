@@ -266,6 +266,8 @@ def test_bad_input_is_refused_by_name():
         analysis.fields(kernel, (5, 3, 1))
     with pytest.raises(ValueError, match=r"image_shape must be \(H, W, C\)"):
         analysis.fields(kernel, (2, 2, 2, 2))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        analysis.fields(np.where(np.arange(16)[:, None] == 3, np.nan, kernel), (4, 4, 1))
     with pytest.raises(ValueError, match="share must be above 0"):
         analysis.fields(kernel, (4, 4, 1), share=0.0)
     with pytest.raises(ValueError, match="null must be one of margins, counts, values"):
