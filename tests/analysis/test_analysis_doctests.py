@@ -17,6 +17,6 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
-    # `lconv_jax.analysis.fields` is the function; the module of that name is in sys.modules.
+    # `lconv_jax.analysis.locality` is the function; the module of that name is in sys.modules.
     importlib.import_module(name)
     assert doctest.testmod(sys.modules[name]).failed == 0

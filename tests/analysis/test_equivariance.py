@@ -1,7 +1,5 @@
 """Partners and errors under a move: a convolution moves with its image, a random layer does not."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import analysis, models
+from lconv_jax.analysis import moves
 from lconv_jax.models import embedding
 
 SHAPE = (18, 14, 2)
@@ -116,9 +115,8 @@ def test_a_wide_layer_is_matched_greedily_with_the_same_partners(monkeypatch):
     kernel = np.concatenate([np.roll(stencils, place, 0) for place in range(26)], 1)
     kernel = np.concatenate([kernel, np.zeros((30, 4))], 1)[:, rng.permutation(82)]
     whole = analysis.moved_partners(kernel, (30, 1), (2,), least_left=1.0)
-    module = importlib.import_module("lconv_jax.analysis.equivariance")  # behind the function
-    monkeypatch.setattr(module, "_SMALL", 10)
-    monkeypatch.setattr(module, "_ROWS", 7)
+    monkeypatch.setattr(moves, "_SMALL", 10)
+    monkeypatch.setattr(moves, "_ROWS", 7)
     greedy = analysis.moved_partners(kernel, (30, 1), (2,), least_left=1.0)
     np.testing.assert_array_equal(greedy.unit, whole.unit)
     assert (whole.unit >= 0).sum() == 3 * 24

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lconv_jax import analysis, models
-from lconv_jax.analysis.sharing import LEAST_LEFT
+from lconv_jax.analysis.weight_sharing import LEAST_LEFT
 
 SEEDS = st.integers(0, 2**32 - 1)
 

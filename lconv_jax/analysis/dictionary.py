@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lconv_jax.analysis.sharing import similarity
 from lconv_jax.analysis.units import check_weights, live_units
+from lconv_jax.analysis.weight_sharing import similarity
 
 
 class Stencils(NamedTuple):
@@ -58,7 +58,8 @@ def stencils(
       kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
       share: of the energy that is to be explained, in (0, 1].
-      periodic, signed: as in `similarity`. If signed, scales are positive.
+      periodic: whether stencils move on over the border.
+      signed: whether a stencil and its negative differ; then scales are positive.
       min_nonzeros: as in `sharing`.
       max_units: if there are more, so many are drawn at random. It should be several times `size`:
         of channels that few of the drawn units have, nothing is learned. Time grows with its

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.analysis.sharing import LEAST_LEFT
 from lconv_jax.analysis.units import check_weights
+from lconv_jax.analysis.weight_sharing import LEAST_LEFT
 
 # Up to so many units the assignment is the best one (its time grows with the cube), and greedy
 # beyond, among so many candidates of each unit.
@@ -97,7 +97,8 @@ def moved_partners(
     Args:
       kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
-      shift, periodic: as in `move`.
+      shift: positions along each spatial axis, as in `move`.
+      periodic: whether what leaves on one side comes back on the other.
       least_left: units that the move leaves with a smaller share of their energy on the image have
         no partner; with 1, only units that stay on it whole have one.
       max_units: partners are looked for, among all units, for so many, drawn at random if there

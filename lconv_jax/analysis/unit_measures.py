@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.analysis.contrast import Contrast, check_null, contrast
 from lconv_jax.analysis.extent import clumps, energy_window, neighbour_distance, sampling
 from lconv_jax.analysis.localisation import participation, unit_spread
-from lconv_jax.analysis.tuning import opponency, tuning
+from lconv_jax.analysis.nulls import Contrast, check_null, contrast
+from lconv_jax.analysis.spectrum import opponency, tuning
 from lconv_jax.analysis.units import MAX_UNITS, check_weights, chunks, live_units
 
 
@@ -94,7 +94,10 @@ def compare_fields(
     the orientation, which is an angle.
 
     Args:
-      kernel, image_shape, share, periodic: as in `fields`.
+      kernel: weights [inputs, units], as in `fields`.
+      image_shape: [*spatial, channels] of the input.
+      share: of a unit's energy that its window holds.
+      periodic: whether the data have no border.
       null: a key of `NULLS`. "margins" keeps the number of weights of each unit and of each input,
         so a preference of the whole layer for some inputs is no locality. "counts" keeps only that
         of each unit.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.analysis.contrast import Contrast, check_null, contrast
+from lconv_jax.analysis.nulls import Contrast, check_null, contrast
 from lconv_jax.analysis.units import check_weights, live_units
 
 # A stencil is not moved so far that less than this share of its energy stays on the image: of a
@@ -128,7 +128,8 @@ def sharing(
     Args:
       kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
-      periodic, signed: as in `similarity`.
+      periodic: whether stencils move on over the border.
+      signed: whether a stencil and its negative differ.
       nulls: keys of `NULLS`. "values" keeps each unit's support and lets its weights trade places:
         are values shared, beyond shapes? "margins" and "counts" shuffle supports too.
       min_nonzeros: units with fewer weights are left out. Any two units of one weight are alike.

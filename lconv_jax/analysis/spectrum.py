@@ -48,8 +48,8 @@ def tuning(weights: NDArray[np.floating[Any]], image_shape: tuple[int, ...]) -> 
       >>> from lconv_jax import analysis
       >>> stripes = np.tile(np.sin(2 * np.pi * np.arange(16) / 8), (16, 1))
       >>> found = analysis.tuning(stripes.reshape(-1, 1), (16, 16, 1))
-      >>> [round(float(value[0]), 6) for value in found]
-      [0.125, 1.570796, 1.0]
+      >>> tuple(round(float(value[0]), 6) for value in found)
+      (0.125, 1.570796, 1.0)
     """
     *sides, channels = image_shape
     images = (weights.astype(np.float64) / np.abs(weights).max(0)).reshape(*sides, channels, -1)
