@@ -12,7 +12,7 @@ from lconv_jax.analysis.weight_sharing import similarity
 
 
 class Stencils(NamedTuple):
-    """A dictionary, and what it explains."""
+    """A dictionary, and the energy that it explains."""
 
     units: int  # with at least `min_nonzeros` weights
     compared: NDArray[np.int64]  # indices of the units that were explained, ascending
@@ -44,11 +44,11 @@ def stencils(
     which is the mean of squared `similarity`. Every unit counts alike, whatever its norm.
 
     - First the stencils are units of the layer, chosen one after the other, each the one that adds
-      most to what is explained, until `share` is reached (`exemplars`).
+      most to the explained energy, until `share` is reached (`exemplars`).
     - Then fewer are tried, the first of these units, improved by `rounds` of k-means over shifts.
       Each unit goes to the stencil that explains most of it, and each stencil becomes the least
-      squares fit of its units at their shifts and scales, from what the image shows of it. The
-      number is found by bisection.
+      squares fit of its units at their shifts and scales, from the parts on the image. The number
+      is found by bisection.
 
     Both steps find good dictionaries, and not always the best. `size` is an upper bound on the
     smallest number. A convolution needs as many as it has channels, or somewhat fewer if the share
@@ -99,7 +99,7 @@ def stencils(
     enough = share - 1e-5
 
     def fit(candidates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """What a dictionary explains of each unit, and the member for it, and where."""
+        """The share of each unit that a dictionary explains, by which member, and where."""
         found = similarity(weights, candidates, image_shape, periodic=periodic, signed=signed)
         member = found.cosine.argmax(1)
         at = np.arange(len(member)), member
@@ -199,5 +199,5 @@ def _refit(
     fitted = np.where(squares > 0, sums / np.where(squares > 0, squares, 1), 0)
     flat = fitted.reshape(len(fitted), -1).T
     norms = np.sqrt(np.square(flat).sum(0))
-    # A stencil that no unit uses stays what it was.
+    # A stencil that no unit uses stays as it was.
     return np.where(norms > 0, flat / np.where(norms > 0, norms, 1), stencils)

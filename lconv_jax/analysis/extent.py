@@ -115,7 +115,7 @@ def sampling(
     The first is the share of the window's places that belong to the support. The second is the
     `neighbour_distance` of these places, divided by its expectation for as many places drawn at
     random from the window, without replacement. It is below 1 for places that stick together, 1 for
-    a random sample, and above 1 for an even one. Distances are those in the window cut out.
+    a random sample, and above 1 for an even one. Distances are in the window cut out.
 
     The expectation is exact. Of m places among the K of the window, the nearest other one to a
     place p is farther than d with probability C(K − 1 − n_p(d), m − 1) / C(K − 1, m − 1), where

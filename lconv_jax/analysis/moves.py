@@ -44,9 +44,9 @@ def move(images: Any, shift: tuple[int, ...], *, periodic: bool = False) -> NDAr
     """Images moved by whole positions, T x: (T x)(p) = x(p − shift), and 0 where nothing came from.
 
     Args:
-      images: [N, *spatial, channels], as the network sees them: 0 is what a convolution pads with.
+      images: [N, *spatial, channels], as the network sees them: a convolution's border is 0 too.
       shift: positions along each spatial axis; positive moves down, and to the right.
-      periodic: whether what leaves on one side comes back on the other.
+      periodic: whether pixels that leave on one side come back on the other.
 
     Raises:
       ValueError: if the shift has not one number for each spatial axis.
@@ -86,9 +86,9 @@ def moved_partners(
 
         maximise Σ_u ⟨T w_u, w_v(u)⟩ / (‖T w_u‖ ‖w_v(u)‖)
 
-    Norms are over the places that the moved image fills. What v has elsewhere sees zeros, so a unit
-    whose stencil the border cuts off is like one that has all of it. (If less than `LEAST_LEFT` of
-    the energy of v is there, that share is taken.)
+    Norms are over the places that the moved image fills. The rest of v sees zeros. So a unit whose
+    stencil is cut off by the border is like a unit that has all of it. (If less than `LEAST_LEFT`
+    of the energy of v is there, that share is taken.)
 
     Of a layer with up to 1024 units, this is the assignment of `scipy.optimize`'s
     `linear_sum_assignment`. Of a larger one, pairs are taken in the order of their cosines, from
@@ -98,7 +98,7 @@ def moved_partners(
       kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
       shift: positions along each spatial axis, as in `move`.
-      periodic: whether what leaves on one side comes back on the other.
+      periodic: whether pixels that leave on one side come back on the other.
       least_left: units that the move leaves with a smaller share of their energy on the image have
         no partner; with 1, only units that stay on it whole have one.
       max_units: partners are looked for, among all units, for so many, drawn at random if there
@@ -150,7 +150,7 @@ def equivariance(
       hidden: h(x), [images, units], of the layer that the partners are from, after its activation
         or before.
       hidden_moved: h(T x), of the same images after `move`.
-      partners: what `moved_partners` found for the same move.
+      partners: of `moved_partners` for the same move.
       seed: of the partners dealt out at random.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How far measures of a layer's units are from chance, and what chance means."""
+"""Chance: ways to shuffle a layer's weights, and how far measures of its units are from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lconv_jax.analysis.localisation import shuffle_weights
 
 Null = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
 
-# By name, what is shuffled. Each unit keeps its weights' values in all of them.
+# Layers at random, by name. Each unit keeps the values of its weights in all of them.
 NULLS: dict[str, Null] = {
     # Places at random, as many for each unit and for each input as there were.
     "margins": shuffle_weights,

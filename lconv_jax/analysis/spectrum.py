@@ -1,4 +1,4 @@
-"""What a unit's weights respond to: stripes of which width and direction, grey or colour.
+"""The stripes and colours that a unit's weights respond to.
 
 Frequency and orientation are read off the power spectrum, the squared magnitude of the discrete
 Fourier transform, summed over channels. It does not change when weights are moved, over the border
@@ -28,8 +28,8 @@ def tuning(weights: NDArray[np.floating[Any]], image_shape: tuple[int, ...]) -> 
     """Preferred frequency and orientation of each unit, and how selective it is.
 
     P(f) is the power at the frequency f = (f_row, f_column), in cycles per position. θ(f) is the
-    direction of the stripes of f: 0 for horizontal ones, π/2 for vertical ones, π/4 for those that
-    rise to the right in a picture whose rows run downwards.
+    direction of the stripes of f: 0 for horizontal stripes, π/2 for vertical stripes, π/4 for
+    stripes that rise to the right in a picture whose rows run downwards.
 
         frequency = |f*|,  orientation = θ(f*),  f* = argmax P, of equals the lowest
         selectivity = |Σ P(f) exp(2iθ(f))| / Σ P(f),  over f ≠ 0

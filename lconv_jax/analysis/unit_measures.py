@@ -35,7 +35,7 @@ class Fields(NamedTuple):
     opponency: NDArray[Any]  # `opponency`
 
 
-# What a shuffle can change, and of which a mean says something: an angle has none.
+# Measures that a shuffle can change, and that have a mean: an angle has none.
 _COMPARED = tuple(name for name in Fields._fields if name not in ("weights", "ipr", "orientation"))
 
 
@@ -50,7 +50,7 @@ def fields(
       kernel: weights [inputs, units], the inputs in the row-major order of `image_shape`.
       image_shape: [*spatial, channels] of the input, one or two spatial axes.
       share: of a unit's energy that its window holds, in (0, 1].
-      periodic: whether the data have no border, so that distances are those of a ring or torus.
+      periodic: whether the data have no border, so that distances are along a ring or torus.
 
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`, if that has not one or
@@ -88,7 +88,7 @@ def compare_fields(
     shuffles: int = 10,
     seed: int = 0,
 ) -> dict[str, Contrast]:
-    """The measures of `fields` against those of shuffled weights, by name.
+    """The measures of `fields` against the measures of shuffled weights, by name.
 
     Left out are the number of weights and the participation ratio, which no shuffle changes, and
     the orientation, which is an angle.

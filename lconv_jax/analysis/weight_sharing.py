@@ -1,7 +1,7 @@
 """Is weight sharing learned? How alike units are when one may be moved over the image.
 
 A unit of a convolution is a stencil at a place. At the border the image cuts part of it off, so a
-unit is compared with what is left of another one after it has been moved.
+unit is compared with the remainder of another unit after a move.
 """
 
 from __future__ import annotations
