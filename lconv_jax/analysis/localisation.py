@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.analysis.locality import MAX_UNITS, shuffle_support
+from lconv_jax.analysis.locality import shuffle_support
+from lconv_jax.analysis.units import MAX_UNITS, check_kernel, live_units
 
 
 class Localisation(NamedTuple):
@@ -60,17 +61,11 @@ def localisation(
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`.
     """
-    weights = np.asarray(kernel, np.float64)
-    if weights.ndim != 2 or weights.shape[0] != math.prod(image_shape):
-        raise ValueError(
-            f"kernel of shape {weights.shape} is not a dense layer on inputs of shape "
-            f"{image_shape}: it must have {math.prod(image_shape)} rows"
-        )
+    weights = check_kernel(kernel, image_shape).astype(np.float64)
     rng = np.random.default_rng(seed)
-    live = np.flatnonzero(np.count_nonzero(weights, axis=0) >= max(1, min_nonzeros))
-    if live.size == 0:
+    live, chosen = live_units(weights, min_nonzeros, MAX_UNITS, rng)
+    if not live:
         return Localisation(min_nonzeros, 0, math.nan, math.nan, math.nan, math.nan)
-    chosen = live if live.size <= MAX_UNITS else np.sort(rng.choice(live, MAX_UNITS, False))
     weights = weights[:, chosen]
     spread = float(unit_spread(weights, image_shape, periodic=periodic).mean())
     nulls = [
@@ -80,7 +75,7 @@ def localisation(
     null = float(np.mean(nulls))
     return Localisation(
         min_nonzeros,
-        int(live.size),
+        live,
         spread,
         null,
         spread / null if null else math.nan,
@@ -140,19 +135,23 @@ def participation(weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def shuffle_weights(
-    weights: NDArray[np.floating[Any]], rng: np.random.Generator
+    weights: NDArray[np.floating[Any]],
+    rng: np.random.Generator,
+    *,
+    keep_support: bool = False,
 ) -> NDArray[np.floating[Any]]:
     """The null of `localisation`: each unit's non-zero weights, at random on a shuffled support.
 
     Args:
       weights: [inputs, units].
       rng: NumPy generator.
+      keep_support: whether each unit's weights only trade places among themselves.
 
     Returns:
       [inputs, units].
     """
     support = weights != 0
-    if not support.all():
+    if not (keep_support or support.all()):
         support = shuffle_support(support, rng)
     shuffled = np.zeros_like(weights)
     for unit, rows in enumerate(support.T):

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# More units than this change the mean by less than its spread over shuffles.
-MAX_UNITS = 4096
+from lconv_jax.analysis.units import MAX_UNITS, check_kernel, live_units
 
 
 class Locality(NamedTuple):
@@ -53,23 +52,17 @@ def locality(
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`.
     """
-    support = np.asarray(kernel) != 0
-    if support.ndim != 2 or support.shape[0] != math.prod(image_shape):
-        raise ValueError(
-            f"kernel of shape {support.shape} is not a dense layer on inputs of shape "
-            f"{image_shape}: it must have {math.prod(image_shape)} rows"
-        )
+    support = check_kernel(kernel, image_shape) != 0
     if window is None:
         window = min(9, max(2, min(image_shape[:-1]) // 3))
     rng = np.random.default_rng(seed)
-    live = np.flatnonzero(support.sum(0) >= max(1, min_nonzeros))
-    if live.size == 0:
+    live, chosen = live_units(support, min_nonzeros, MAX_UNITS, rng)
+    if not live:
         return Locality(window, min_nonzeros, 0, math.nan, math.nan, math.nan)
-    chosen = live if live.size <= MAX_UNITS else np.sort(rng.choice(live, MAX_UNITS, False))
     support = support[:, chosen]
     share = float(window_share(support, image_shape, window).mean())
     null = float(window_share(shuffle_support(support, rng), image_shape, window).mean())
-    return Locality(window, min_nonzeros, int(live.size), share, null, share / null)
+    return Locality(window, min_nonzeros, live, share, null, share / null)
 
 
 def window_share(
@@ -85,15 +78,34 @@ def window_share(
     Returns:
       [units], in (0, 1].
     """
-    counts = support.reshape(*image_shape, -1).sum(len(image_shape) - 1, dtype=np.int32)
-    for axis, side in enumerate(image_shape[:-1]):
-        sums = np.cumsum(counts, axis=axis, dtype=np.int32)
-        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
-        width = min(window, side)
-        upper = sums.take(range(width, side + 1), axis)
-        counts = upper - sums.take(range(side + 1 - width), axis)
-    best = counts.reshape(-1, support.shape[1]).max(0)
+    mass = over_channels(support, image_shape)
+    best = window_sums(mass, window, False).reshape(-1, mass.shape[-1]).max(0)
     return best / support.sum(0)
+
+
+def over_channels(support: NDArray[Any], image_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Sums over channels, [*spatial, units]; counts if the support is of bools."""
+    dtype = np.dtype(np.int32) if support.dtype == bool else support.dtype
+    return support.reshape(*image_shape, -1).sum(len(image_shape) - 1, dtype=dtype)
+
+
+def window_sums(mass: NDArray[Any], window: int, periodic: bool) -> NDArray[Any]:
+    """Sums over all windows of side k, by the place of their first corner, [*corners, units].
+
+    Args:
+      mass: [*spatial, units].
+      window: k; a side shorter than k is taken whole.
+      periodic: whether windows go on over the border, so that all places are corners.
+    """
+    for axis, side in enumerate(mass.shape[:-1]):
+        width = min(window, side)
+        if periodic:
+            mass = np.concatenate([mass, mass.take(range(width - 1), axis)], axis)
+        sums = np.cumsum(mass, axis=axis, dtype=mass.dtype)
+        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis)
+        upper = sums.take(range(width, sums.shape[axis]), axis)
+        mass = upper - sums.take(range(sums.shape[axis] - width), axis)
+    return mass
 
 
 def shuffle_support(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lconv_jax.analysis.locality import shuffle_support
+from lconv_jax.analysis.units import check_kernel
 from lconv_jax.mdl.coder import Encoder
 from lconv_jax.mdl.supports import as_grid, code_support, make_plan
 
@@ -41,11 +41,7 @@ def structure(
     Raises:
       ValueError: if the kernel's rows are not the inputs of `image_shape`.
     """
-    support = np.asarray(kernel) != 0
-    if support.ndim != 2 or len(support) != math.prod(image_shape):
-        raise ValueError(
-            f"kernel of shape {support.shape} is not a dense layer on inputs of shape {image_shape}"
-        )
+    support = check_kernel(kernel, image_shape) != 0
     support = support[:, support.any(0)]
     rng = np.random.default_rng(seed)
     nulls = [shuffle_support(support, rng) for _ in range(shuffles)]
