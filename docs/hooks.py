@@ -3,8 +3,9 @@
 import pathlib
 import re
 
-# Links out of docs/: to code, results and notebooks.
+# Links to what the site does not have: code and notebooks outside of docs/, results inside.
 _OUT = re.compile(r"\]\(\.\./([^)]+)\)")
+_RESULTS = re.compile(r"\]\((results/[^)]+)\)")
 
 
 def on_page_markdown(markdown, page, config, **_):
@@ -14,4 +15,5 @@ def on_page_markdown(markdown, page, config, **_):
         markdown = (pathlib.Path(config.docs_dir).parent / "README.md").read_text(encoding="utf-8")
         markdown = re.sub(r"\]\((?!https?:|docs/|#)([^)]+)\)", rf"]({blob}\1)", markdown)
         return markdown.replace("](docs/", "](")
+    markdown = _RESULTS.sub(rf"]({blob}docs/\1)", markdown)
     return _OUT.sub(rf"]({blob}\1)", markdown)

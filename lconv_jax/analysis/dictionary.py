@@ -73,7 +73,7 @@ def stencils(
     Raises:
       ValueError: as `similarity`, or if `share` is out of range.
 
-    Example:
+    Examples:
       Two filters of a convolution, written as a dense layer:
 
       >>> import numpy as np

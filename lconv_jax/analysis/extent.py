@@ -51,7 +51,7 @@ def energy_window(
     Raises:
       ValueError: if `share` is out of range.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> image = np.zeros((8, 8, 1))
@@ -95,7 +95,7 @@ def neighbour_distance(
     Returns:
       [units], ≥ 1; NaN for units with fewer than two places.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> support = np.array([[1, 0, 1, 0, 0, 0, 1]], bool).T
@@ -129,7 +129,7 @@ def sampling(
     Returns:
       Two arrays [units]. The first is in (0, 1]; the second is NaN with fewer than two places.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> support = np.array([[1, 0, 1, 0, 1, 0, 0]], bool).T
@@ -182,7 +182,7 @@ def clumps(
     Returns:
       [units]; 0 for a unit without weights.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> support = np.array([[1, 0, 1, 1, 0, 0, 1]], bool).T

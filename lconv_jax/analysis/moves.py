@@ -51,7 +51,7 @@ def move(images: Any, shift: tuple[int, ...], *, periodic: bool = False) -> NDAr
     Raises:
       ValueError: if the shift has not one number for each spatial axis.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> signal = np.arange(1.0, 6.0).reshape(1, 5, 1)
@@ -159,7 +159,7 @@ def equivariance(
     Raises:
       ValueError: if the two have not the same shape, with a column for each unit.
 
-    Example:
+    Examples:
       A signal of six positions, and a convolution that reads pairs of neighbours:
 
       >>> import numpy as np

@@ -64,7 +64,7 @@ def contrast(values: NDArray[Any], nulls: NDArray[Any]) -> Contrast:
     Raises:
       ValueError: if there are fewer than two shuffles.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> nulls = np.array([[0.0, 2.0], [1.0, 3.0], [2.0, 4.0]])

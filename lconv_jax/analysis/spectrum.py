@@ -41,7 +41,7 @@ def tuning(weights: NDArray[np.floating[Any]], image_shape: tuple[int, ...]) -> 
       weights: [inputs, units], every unit with at least one non-zero.
       image_shape: [*spatial, channels]. A signal has no orientation, and no selectivity.
 
-    Example:
+    Examples:
       Vertical stripes, four positions wide:
 
       >>> import numpy as np
@@ -103,7 +103,7 @@ def opponency(
     Returns:
       [units], in [0, 1].
 
-    Example:
+    Examples:
       Grey, and red against green:
 
       >>> import numpy as np

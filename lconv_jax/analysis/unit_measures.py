@@ -56,7 +56,7 @@ def fields(
       ValueError: if the kernel's rows are not the inputs of `image_shape`, if that has not one or
         two spatial axes, if a weight is not finite, or if `share` is out of range.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> signals = np.zeros((12, 2))
@@ -108,7 +108,7 @@ def compare_fields(
     Raises:
       ValueError: as `fields`, or if `null` is unknown, or if there are fewer than two shuffles.
 
-    Example:
+    Examples:
       Units that read four neighbours each, and the same against random places:
 
       >>> import numpy as np

@@ -66,7 +66,7 @@ def similarity(
       ValueError: if the rows are not the inputs of `image_shape`, if that has not one or two
         spatial axes, or if a weight is not finite.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from lconv_jax import analysis
       >>> unit, stencil = np.zeros((8, 1)), np.zeros((8, 1))
@@ -146,7 +146,7 @@ def sharing(
     Raises:
       ValueError: as `similarity`, or if a null is unknown, or if there are fewer than two shuffles.
 
-    Example:
+    Examples:
       A convolution, written as a dense layer:
 
       >>> import numpy as np

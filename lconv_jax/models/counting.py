@@ -55,8 +55,11 @@ def count_weights(
     its dense twin has no weight in their place.
 
     Args:
-        name, alpha, num_classes, kernel_size: as in `create`.
+        name: one of NAMES.
+        alpha: base channels (three_fc: hidden units).
         image_shape: (H, W, C) of an image or (L, C) of a signal.
+        num_classes: number of logits.
+        kernel_size: side of resnet18's convolutions.
 
     Raises:
         ValueError: as `create`, or `image_shape` is not two or more integers ≥ 1.
@@ -121,7 +124,8 @@ def base_channels(
     Args:
         name: one of NAMES.
         fc_weights: the budget, > 0. Below the size of α = 1, α = 1 is returned.
-        image_shape, num_classes: as in `count_weights`.
+        image_shape: as in `count_weights`.
+        num_classes: as in `count_weights`.
 
     Raises:
         ValueError: as `count_weights`, or `fc_weights` is not a positive number.

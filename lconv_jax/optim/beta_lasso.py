@@ -85,7 +85,7 @@ def beta_lasso(
         `optax.inject_hyperparams`, are not checked); at `init` if no leaf is regularised or a
         key of the mapping is no leaf's label; at `update` if the parameters are not given.
 
-    Example:
+    Examples:
       Of ten features, three matter:
 
       >>> import jax
@@ -141,7 +141,7 @@ def lasso(
 
     For numbers that are traced: a product βλ of float32 numbers is rounded more than once.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from lconv_jax.optim import lasso
       >>> params = {"kernel": jnp.array([[1.0, 0.25]])}

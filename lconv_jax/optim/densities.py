@@ -61,7 +61,7 @@ def layer_densities(
       ValueError: a density outside (0, 1], an unknown distribution; nothing is labelled, or a key
         of the mapping is no leaf's label.
 
-    Example:
+    Examples:
       >>> import jax
       >>> from lconv_jax.optim import layer_densities
       >>> shapes = {"fc1": {"kernel": jax.ShapeDtypeStruct((784, 300), "float32")},

@@ -71,7 +71,7 @@ def rigl(
       ValueError: naming the argument at fault; at `init`, if nothing is labelled or a kernel does
         not fit the structure.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import apply_masks, masks_of, rigl
@@ -135,7 +135,7 @@ def sparse_evolution(
     Raises:
       ValueError: as `rigl`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import apply_masks, masks_of, sparse_evolution

@@ -64,7 +64,7 @@ def hard_concrete(
     Raises:
       ValueError: as `hard_threshold`, and if δ is not between 0 and 1.
 
-    Example:
+    Examples:
       Gates whose learning rate is ten times that of the weights:
 
       >>> import jax
@@ -135,7 +135,7 @@ def hard_concrete_eval_params(opt_state: Any, params: Any) -> Any:
     Raises:
       ValueError: if no `hard_concrete` is in the state.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import hard_concrete, hard_concrete_eval_params
@@ -178,7 +178,7 @@ def expected_l0(log_alpha: Any) -> jax.Array:
     Returns:
       A scalar, zero for a tree without leaves.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from lconv_jax import expected_l0
       >>> round(float(expected_l0({"kernel": jnp.array([[0.0, 100.0, -100.0]])})), 3)

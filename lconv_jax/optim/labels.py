@@ -55,7 +55,7 @@ def layer_labels(params: Any) -> Any:
     Returns:
       A pytree of strings with the structure of `params`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from lconv_jax import layer_labels
       >>> layer_labels({

@@ -269,7 +269,7 @@ def fixed_masks(
     Raises:
       ValueError: at `init` if a mask has another shape than its parameter.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import apply_masks, fixed_masks
@@ -339,7 +339,7 @@ def random_masks(
       ValueError: naming the argument at fault; at `init`, if nothing is labelled or a kernel does
         not fit the structure.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import apply_masks, random_masks
@@ -363,7 +363,7 @@ def masks_of(opt_state: Any) -> Any:
     Raises:
       ValueError: if there are none.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import masks_of, random_masks
@@ -398,7 +398,7 @@ def apply_masks(params: Any, opt_state: Any) -> Any:
     Raises:
       ValueError: if there are no masks.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import apply_masks, random_masks

@@ -41,7 +41,7 @@ def elastic_net_threshold(
     Raises:
       ValueError: as `hard_threshold`, for either strength.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import elastic_net_threshold
@@ -105,7 +105,7 @@ def group_soft_threshold(
     Raises:
       ValueError: as `hard_threshold`, and for other words as `groups`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import group_soft_threshold
@@ -182,7 +182,7 @@ def reweighted_soft_threshold(
     Raises:
       ValueError: as `hard_threshold`, and if ε is not a finite number above zero.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import reweighted_soft_threshold

@@ -63,7 +63,7 @@ def magnitude_pruning(
       ValueError: naming the argument at fault; at `init`, if nothing is labelled or a kernel does
         not fit the structure.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import magnitude_pruning
@@ -112,7 +112,7 @@ def saliency_pruning(
     those of `magnitude_pruning`, but for the first pruning there must be updates to average over:
     with begin=0 it sees one batch.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import saliency_pruning
@@ -181,7 +181,7 @@ def snip(
     Raises:
       ValueError: as `magnitude_pruning`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import snip
@@ -254,7 +254,7 @@ def lottery_ticket(
     Raises:
       ValueError: as `magnitude_pruning`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import lottery_ticket

@@ -35,7 +35,7 @@ def rescale_l1(
     Raises:
       ValueError: if λ or β is negative, not finite or a schedule, or a sum is not positive.
 
-    Example:
+    Examples:
       4000 epochs of 98 steps with a cosine schedule from 0.1, on average 0.05, shortened to 400:
 
       >>> from lconv_jax import rescale_l1

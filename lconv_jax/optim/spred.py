@@ -47,7 +47,7 @@ def spred(
     Raises:
       ValueError: as `hard_threshold`.
 
-    Example:
+    Examples:
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import optax

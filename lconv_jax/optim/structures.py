@@ -16,7 +16,7 @@ class NM(NamedTuple):
 
     The density is n / m in every layer.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import NM, apply_masks, random_masks
@@ -33,7 +33,7 @@ class NM(NamedTuple):
 class Blocks(NamedTuple):
     """Blocks of this many inputs and outputs.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import Blocks, apply_masks, random_masks
@@ -51,7 +51,7 @@ class Blocks(NamedTuple):
 class Units(NamedTuple):
     """Whole output units: all weights that enter one.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax.optim import Units, apply_masks, random_masks

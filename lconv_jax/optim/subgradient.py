@@ -39,7 +39,7 @@ def add_l1_subgradient(l1: Values, labels: Labels = None) -> optax.GradientTrans
         `init` if no leaf is regularised or a key of the mapping is no leaf's label; at
         `update` if the parameters are not given.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from lconv_jax import add_l1_subgradient
       >>> params = {"kernel": jnp.array([[2.0, -3.0, 0.0]]), "bias": jnp.array([1.0])}

@@ -39,7 +39,7 @@ def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
         `init` if no leaf is regularised or a key of the mapping is no leaf's label; at
         `update` if the parameters are not given.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import hard_threshold
@@ -83,7 +83,7 @@ def soft_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTr
     Raises:
       ValueError: as `hard_threshold`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> import optax
       >>> from lconv_jax import soft_threshold

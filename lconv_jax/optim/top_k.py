@@ -25,7 +25,7 @@ def top_k_mask(scores: Any, k: ArrayLike) -> Any:
     Returns:
       bool arrays of the same shapes.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from lconv_jax.optim import top_k_mask
       >>> top_k_mask(jnp.array([0.5, 2.0, 1.0, 1.0, -3.0]), 2).tolist()
