@@ -124,10 +124,15 @@ def sparse_evolution(
     at random, all free places being equally likely.
 
     Args:
-      inner, density, every, distribution, structure, labels: as in `rigl`.
+      inner: as in `rigl`.
+      density: as in `rigl`.
       end: the update from which on masks stay; None: they change to the end.
+      every: as in `rigl`.
       drop_fraction: ζ, in (0, 1).
+      distribution: as in `rigl`.
+      structure: as in `rigl`.
       seed: of all masks, an integer that may be traced.
+      labels: as in `rigl`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `MaskState`.

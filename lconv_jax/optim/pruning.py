@@ -173,7 +173,8 @@ def snip(
         mapping from labels to the share in each layer.
       distribution: over layers: "global", as in the paper, ranks all weights together; others see
         `layer_densities`.
-      structure, labels: as in `magnitude_pruning`.
+      structure: as in `magnitude_pruning`.
+      labels: as in `magnitude_pruning`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `MaskState`.
@@ -245,7 +246,8 @@ def lottery_ticket(
       steps_per_round: updates of the whole schedule.
       rewind_step: 0, as in the first paper, or later, as in the second.
       distribution: over layers: "global" ranks all weights together; others see `layer_densities`.
-      structure, labels: as in `magnitude_pruning`.
+      structure: as in `magnitude_pruning`.
+      labels: as in `magnitude_pruning`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `MaskState`, whose `extra` holds parameters
