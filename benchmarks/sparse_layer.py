@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks import common
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.rundir.workdir import CHECKPOINTS, read_config
+from lconv_jax.rundir.directory import CHECKPOINTS, read_config
 from lconv_jax.training import rng
 from lconv_jax.training.setup import prepare
 from lconv_jax.training.shrinker import Shrinker

@@ -35,7 +35,7 @@ from lconv_jax.optim import (
 )
 
 if TYPE_CHECKING:
-    from lconv_jax.training.reading import load_run
+    from lconv_jax.saved_run import load_run
 
 __all__ = [
     "NM",
@@ -72,7 +72,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Imported when it is asked for: it needs data and models, and the transformations do not.
     if name == "load_run":
-        from lconv_jax.training.reading import load_run
+        from lconv_jax.saved_run import load_run
 
         return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

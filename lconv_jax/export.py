@@ -20,8 +20,8 @@ from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.parallel import distributed
 from lconv_jax.portable import evaluate, network, npz, to_onnx
+from lconv_jax.saved_run import SavedRun, load_run
 from lconv_jax.terminal import commands
-from lconv_jax.training.reading import SavedRun, load_run
 
 ENDINGS = (".npz", ".onnx")
 # Test images that the file's outputs are compared on.

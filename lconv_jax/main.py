@@ -12,7 +12,7 @@ from lconv_jax.errors import StoredError
 from lconv_jax.host import cache, places
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import metrics
-from lconv_jax.rundir.workdir import SUMMARY_FILE
+from lconv_jax.rundir.directory import SUMMARY_FILE
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line
 from lconv_jax.training import loop

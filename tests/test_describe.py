@@ -163,7 +163,7 @@ def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, m
 
 
 def test_old_run_directories_are_read(run_dir, tmp_path):
-    from lconv_jax.rundir.workdir import CONFIG_FILE, read_config
+    from lconv_jax.rundir.directory import CONFIG_FILE, read_config
 
     with open(os.path.join(run_dir, CONFIG_FILE), encoding="utf-8") as stream:
         record = json.load(stream)

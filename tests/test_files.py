@@ -7,7 +7,8 @@ import pytest
 
 from lconv_jax import analysis
 from lconv_jax.host.files import free_name, write_atomically
-from lconv_jax.rundir import metrics, workdir
+from lconv_jax.rundir import directory as rundir
+from lconv_jax.rundir import metrics
 from tests import tiny_config
 
 
@@ -28,7 +29,7 @@ def test_a_link_that_leads_elsewhere_is_not_followed(tmp_path):
     with pytest.raises(OSError, match=r"summary\.json"):
         write_atomically(run / "summary.json", "{}")
     (run / ".lock").symlink_to(victim)
-    opened = workdir.open_workdir(run, tiny_config.get_config(), "0")
+    opened = rundir.open_workdir(run, tiny_config.get_config(), "0")
     with pytest.raises(OSError, match="lock"), opened:
         pass
     (run / "filters.png").symlink_to(victim)
@@ -47,7 +48,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         os.mkfifo(tmp_path / name)
     with pytest.raises(OSError, match=r"summary\.json"):
         write_atomically(tmp_path / "summary.json", "{}")
-    opened = workdir.open_workdir(tmp_path, tiny_config.get_config(), "0")
+    opened = rundir.open_workdir(tmp_path, tiny_config.get_config(), "0")
     with pytest.raises(OSError, match="lock"), opened:
         pass
     with pytest.raises(ValueError, match=r"metrics\.jsonl is no regular file"):

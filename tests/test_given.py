@@ -10,7 +10,7 @@ import pytest
 from lconv_jax import data
 from lconv_jax.config import ConfigError, with_overrides
 from lconv_jax.data import DataError
-from lconv_jax.rundir import workdir
+from lconv_jax.rundir import directory as rundir
 from lconv_jax.train import train_and_evaluate
 from lconv_jax.training.exporting import restore_network
 from tests import tiny_config
@@ -135,7 +135,7 @@ def test_a_run_from_before_these_keys_is_read_and_continued(given, tmp_path):
     record = json.loads((run / "config.json").read_text())
     del record["config"]["data"]["size"], record["config"]["data"]["channels"]
     (run / "config.json").write_text(json.dumps(record))
-    found = workdir.read_config(run)
+    found = rundir.read_config(run)
     assert (found.data.size, found.data.channels) == (0, 0)
     summary = train_and_evaluate(config(), run, dataset=digits())
     assert summary == json.loads((given / "summary.json").read_text())

@@ -10,7 +10,7 @@ from lconv_jax.errors import ConfigError, StoredError
 from lconv_jax.experiments import sweeps
 from lconv_jax.experiments.runs import read_kept
 from lconv_jax.host import json_files
-from lconv_jax.rundir import workdir
+from lconv_jax.rundir import directory as rundir
 from lconv_jax.training import lanes
 from tests import tiny_config
 
@@ -69,9 +69,9 @@ def test_every_file_of_a_run_is_named(text, tmp_path):
     for name in ("config.json", "summary.json", "diverged.json", "kept.json"):
         (tmp_path / name).write_text(text)
     for name, read in (
-        ("config.json", workdir.read_config),
-        ("config.json", lambda folder: workdir.check_workdir(folder, tiny_config.get_config(), "")),
-        ("summary.json", workdir.read_summary),
+        ("config.json", rundir.read_config),
+        ("config.json", lambda folder: rundir.check_workdir(folder, tiny_config.get_config(), "")),
+        ("summary.json", rundir.read_summary),
         ("diverged.json", lanes.read_diverged),
     ):
         with pytest.raises(StoredError, match=f"^{tmp_path / name}"):
@@ -94,7 +94,7 @@ def test_a_stored_configuration_that_is_none_is_named(config, says, tmp_path):
     record = {"config": config, "data_sha256": "", "changes": []}
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(StoredError, match=f"^{tmp_path}/config.json: {says}"):
-        workdir.read_config(tmp_path)
+        rundir.read_config(tmp_path)
 
 
 def test_a_summary_without_what_is_ranked_by_is_named(tmp_path):

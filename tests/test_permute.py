@@ -12,7 +12,7 @@ from lconv_jax import config as config_lib
 from lconv_jax import data
 from lconv_jax.config import with_overrides
 from lconv_jax.rundir import metrics
-from lconv_jax.rundir.workdir import CONFIG_FILE, open_workdir, read_config
+from lconv_jax.rundir.directory import CONFIG_FILE, open_workdir, read_config
 from lconv_jax.training import inputs, lanes, loop, programs, rng
 from lconv_jax.training.setup import prepare
 from tests import tiny_config

@@ -8,7 +8,7 @@ from lconv_jax import config
 from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import cache, places
-from lconv_jax.rundir import workdir
+from lconv_jax.rundir import directory as rundir
 from lconv_jax.training import loop
 from tests import tiny_config
 
@@ -29,7 +29,7 @@ def test_what_cannot_be_a_place_is_refused_and_not_made(place, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for use in (
         lambda: places.local(place, "--workdir"),
-        lambda: workdir.check_workdir(place, tiny_config.get_config(), ""),
+        lambda: rundir.check_workdir(place, tiny_config.get_config(), ""),
         lambda: loop.train_and_evaluate(tiny_config.get_config(), place),
     ):
         with pytest.raises(ConfigError, match="--workdir"):

@@ -15,8 +15,8 @@ from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError
 from lconv_jax.portable import evaluate, npz, to_onnx
 from lconv_jax.portable.network import from_run, from_variables
+from lconv_jax.saved_run import load_run
 from lconv_jax.training import inputs
-from lconv_jax.training.reading import load_run
 from tests.test_folding import DENSE, SHAPES, assert_close, made, stored
 from tests.tiny_config import get_config
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lconv_jax.rundir import session, workdir
+from lconv_jax.rundir import directory as rundir
+from lconv_jax.rundir import session
 from lconv_jax.rundir.checkpoint import CheckpointError
 
 STATE = {"weights": jnp.arange(3.0)}
@@ -46,10 +47,10 @@ def test_each_session_says_its_steps_and_what_made_them(half, monkeypatch):
     monkeypatch.setattr(session, "made_by", lambda: {"device": "8 × other", "versions": {}})
     history = _train(half, 30)
     assert _spans(history) == [(0, 10), (10, 20), (20, 30)]
-    assert history[1]["device"] == workdir.made_by()["device"]
+    assert history[1]["device"] == rundir.made_by()["device"]
     assert history[1]["versions"]["jax"] == jax.__version__
     assert history[2]["device"] == "8 × other"
-    assert json.loads((half / workdir.SESSIONS_FILE).read_text()) == history
+    assert json.loads((half / rundir.SESSIONS_FILE).read_text()) == history
 
 
 def test_a_session_that_saved_nothing_leaves_no_trace(half):
@@ -58,13 +59,13 @@ def test_a_session_that_saved_nothing_leaves_no_trace(half):
 
 
 def test_steps_done_again_are_those_of_the_later_session(half):
-    shutil.rmtree(half / workdir.CHECKPOINTS / "20" / "state")
+    shutil.rmtree(half / rundir.CHECKPOINTS / "20" / "state")
     assert _spans(_train(half, 30)) == [(0, 10), (10, 30)]
 
 
 def test_checkpoints_that_are_gone_are_no_fresh_start(half):
     before = (half / "metrics.jsonl").read_bytes()
-    shutil.rmtree(half / workdir.CHECKPOINTS)
+    shutil.rmtree(half / rundir.CHECKPOINTS)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"gone, though .*sessions\.json"), _open(half):
             pass

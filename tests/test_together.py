@@ -12,7 +12,7 @@ from lconv_jax import data, models
 from lconv_jax.config import with_overrides
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.rundir.workdir import open_workdir
+from lconv_jax.rundir.directory import open_workdir
 from lconv_jax.training import lanes, loop, programs, rng
 from lconv_jax.training.setup import prepare
 from tests import tiny_config

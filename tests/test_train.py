@@ -12,7 +12,8 @@ from sklearn import metrics as sklearn_metrics
 
 from lconv_jax import analysis, data, errors, mdl, models
 from lconv_jax.config import ConfigError
-from lconv_jax.rundir import metrics, workdir
+from lconv_jax.rundir import directory as rundir
+from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.training import evaluation, inputs, loop, programs, steps
 from lconv_jax.training.inputs import Inputs, make_preprocess
@@ -80,7 +81,7 @@ def test_the_logged_learning_rate_is_the_cosine(finished):
 
 def test_the_run_directory_holds_what_it_should(finished):
     directory, config, summary = finished
-    assert workdir.read_config(directory) == config
+    assert rundir.read_config(directory) == config
     stored = json.loads((directory / "summary.json").read_text())
     assert stored["metrics"] == summary["metrics"]
     assert stored["effective"]["l1.conv * beta"] == pytest.approx(4e-2)
@@ -181,7 +182,7 @@ def test_what_made_a_run_is_told_for_each_session(finished):
 def test_what_a_run_left_without_its_configuration_is_not_overwritten(tmp_path, left):
     (tmp_path / left).write_text("{}")
     with pytest.raises(ConfigError, match=f"has {left} but no config.json"):
-        workdir.check_workdir(tmp_path, tiny_config.get_config(), "sha")
+        rundir.check_workdir(tmp_path, tiny_config.get_config(), "sha")
 
 
 def test_another_configuration_is_refused_and_a_free_change_is_recorded(finished):
@@ -207,7 +208,7 @@ def test_a_directory_with_someone_else_s_checkpoints_is_refused(tmp_path):
 def test_a_directory_in_use_is_refused(tmp_path):
     config = tiny_config.get_config()
     refused = pytest.raises(ConfigError, match="in use by another process")
-    with workdir.open_workdir(tmp_path, config, "sha"), refused:
+    with rundir.open_workdir(tmp_path, config, "sha"), refused:
         loop.train_and_evaluate(config, tmp_path)
 
 

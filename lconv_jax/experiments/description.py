@@ -22,7 +22,7 @@ from lconv_jax.describe import code_lengths, describe
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.rundir import metrics
-from lconv_jax.rundir.workdir import read_config, read_summary
+from lconv_jax.rundir.directory import read_config, read_summary
 from lconv_jax.shorten import shorten
 from lconv_jax.tables import markdown
 from lconv_jax.training import loop

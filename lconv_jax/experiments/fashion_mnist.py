@@ -22,7 +22,7 @@ import numpy as np
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.rundir import metrics
-from lconv_jax.rundir.workdir import read_config
+from lconv_jax.rundir.directory import read_config
 
 
 class Variant(NamedTuple):

@@ -34,7 +34,7 @@ from lconv_jax.config import with_overrides
 from lconv_jax.experiments import sweeps
 from lconv_jax.host import cache, json_files
 from lconv_jax.host.files import write_atomically
-from lconv_jax.rundir.workdir import read_summary
+from lconv_jax.rundir.directory import read_summary
 from lconv_jax.tables import markdown
 from lconv_jax.terminal import commands
 from lconv_jax.terminal.ending import run_errors_in_a_line

@@ -22,7 +22,7 @@ from lconv_jax.errors import ConfigError, Stopped, TrainingError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.host.signals import deferred_signals
-from lconv_jax.rundir.workdir import check_workdir, read_summary
+from lconv_jax.rundir.directory import check_workdir, read_summary
 from lconv_jax.training import lanes, loop
 
 # What file systems take.

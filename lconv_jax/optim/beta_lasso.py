@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lconv_jax.optim.subgradient import add_l1_subgradient
-from lconv_jax.optim.threshold import hard_threshold
-from lconv_jax.optim.values import (
+from lconv_jax.optim.strengths import (
     Labels,
     Value,
     Values,
@@ -23,6 +21,8 @@ from lconv_jax.optim.values import (
     map_regularised,
     map_values,
 )
+from lconv_jax.optim.subgradient import add_l1_subgradient
+from lconv_jax.optim.threshold import hard_threshold
 
 
 def beta_lasso(

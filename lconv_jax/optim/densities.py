@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from lconv_jax.optim.values import Labels, check_labels, is_gap, leaf_values
+from lconv_jax.optim.strengths import Labels, check_labels, is_gap, leaf_values
 
 # A number for all weights together, or a mapping from labels to numbers.
 Density: TypeAlias = float | Mapping[str, float]

@@ -20,9 +20,9 @@ from lconv_jax.optim.masks import (
     under_masks,
     with_masks,
 )
+from lconv_jax.optim.strengths import Labels, check_between, check_integer
 from lconv_jax.optim.structures import NM, Structure, from_groups, to_groups
 from lconv_jax.optim.top_k import top_k_mask
-from lconv_jax.optim.values import Labels, check_between, check_integer
 
 
 def rigl(

@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from lconv_jax.optim.reparameterised import ReparameterisedState, reparameterised
-from lconv_jax.optim.values import Labels, Values, check_between, is_gap
+from lconv_jax.optim.strengths import Labels, Values, check_between, is_gap
 
 # The paper's temperature and stretch.
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1

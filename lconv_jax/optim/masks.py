@@ -12,6 +12,15 @@ import optax
 from jax.typing import ArrayLike
 
 from lconv_jax.optim.densities import GLOBAL, Density, check_density, layer_densities
+from lconv_jax.optim.strengths import (
+    Labels,
+    check_labels,
+    check_params,
+    common_dtype,
+    is_gap,
+    leaf_values,
+    working_dtype,
+)
 from lconv_jax.optim.structures import (
     NM,
     Structure,
@@ -23,15 +32,6 @@ from lconv_jax.optim.structures import (
     to_groups,
 )
 from lconv_jax.optim.top_k import top_k_mask
-from lconv_jax.optim.values import (
-    Labels,
-    check_labels,
-    check_params,
-    common_dtype,
-    is_gap,
-    leaf_values,
-    working_dtype,
-)
 
 
 class MaskState(NamedTuple):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from lconv_jax.optim.strengths import Labels, Values, check_between, common_dtype, elementwise
 from lconv_jax.optim.threshold import next_param, shrink
-from lconv_jax.optim.values import Labels, Values, check_between, common_dtype, elementwise
 
 Groups: TypeAlias = str | Callable[[Any], int | Sequence[int]]
 

@@ -21,8 +21,8 @@ from lconv_jax.optim.masks import (
     under_masks,
     with_masks,
 )
+from lconv_jax.optim.strengths import Labels, check_integer, working_dtype
 from lconv_jax.optim.structures import Structure
-from lconv_jax.optim.values import Labels, check_integer, working_dtype
 
 
 def magnitude_pruning(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lconv_jax.optim.values import (
+from lconv_jax.optim.strengths import (
     Labels,
     Values,
     at_state,

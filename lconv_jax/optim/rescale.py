@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lconv_jax.optim.values import Values, check_values, is_scheduled, map_values
+from lconv_jax.optim.strengths import Values, check_values, is_scheduled, map_values
 
 
 def rescale_l1(

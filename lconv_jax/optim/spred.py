@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lconv_jax.optim.reparameterised import reparameterised
-from lconv_jax.optim.values import Labels, Values
+from lconv_jax.optim.strengths import Labels, Values
 
 
 def spred(

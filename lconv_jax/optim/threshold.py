@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from lconv_jax.optim.values import Labels, Values, common_dtype, elementwise, working_dtype
+from lconv_jax.optim.strengths import Labels, Values, common_dtype, elementwise, working_dtype
 
 
 def hard_threshold(threshold: Values, labels: Labels = None) -> optax.GradientTransformation:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from lconv_jax.compression import folding
 from lconv_jax.mdl.network import Network
-from lconv_jax.rundir.workdir import version_of
+from lconv_jax.rundir.directory import version_of
 
 if TYPE_CHECKING:
-    from lconv_jax.training.reading import SavedRun
+    from lconv_jax.saved_run import SavedRun
 
 # The model's input for a stored byte x is x / 63.75 − 2, as `data.normalize` has it; stored
 # floating-point numbers are the input as they are.

@@ -16,15 +16,7 @@ from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import json_files, places
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
-from lconv_jax.rundir.facts import (
-    CONFUSION_FILE,
-    DATA_FILE,
-    read_confusion,
-    read_data,
-    read_description,
-)
-from lconv_jax.rundir.metrics import METRICS_FILE, read_metrics
-from lconv_jax.rundir.workdir import (
+from lconv_jax.rundir.directory import (
     CHECKPOINTS,
     CONFIG_FILE,
     SESSIONS_FILE,
@@ -34,6 +26,14 @@ from lconv_jax.rundir.workdir import (
     read_diverged,
     read_summary,
 )
+from lconv_jax.rundir.facts import (
+    CONFUSION_FILE,
+    DATA_FILE,
+    read_confusion,
+    read_data,
+    read_description,
+)
+from lconv_jax.rundir.metrics import METRICS_FILE, read_metrics
 
 _SESSION = {"from": int, "to": int, "device": str, "versions": {str: str}}
 _T = TypeVar("_T")

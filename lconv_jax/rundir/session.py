@@ -15,8 +15,8 @@ from typing import Any
 from lconv_jax.host.files import write_atomically
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
+from lconv_jax.rundir.directory import CHECKPOINTS, SESSIONS_FILE, SUMMARY_FILE, made_by
 from lconv_jax.rundir.metrics import METRICS_FILE, MetricsWriter, read_metrics
-from lconv_jax.rundir.workdir import CHECKPOINTS, SESSIONS_FILE, SUMMARY_FILE, made_by
 
 
 @dataclasses.dataclass

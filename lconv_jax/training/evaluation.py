@@ -1,4 +1,4 @@
-"""Evaluation with BN statistics estimated afresh from training batches.
+"""Test loss and accuracy, with BN statistics estimated afresh from training batches.
 
 While weights come and go, running averages describe networks of the past, and test accuracy read
 through them can collapse while training goes well. Statistics pooled over training batches of the

@@ -11,7 +11,7 @@ from lconv_jax import mdl
 from lconv_jax.compression import certify, folding
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.rundir.workdir import CHECKPOINTS, check_is_run, read_config
+from lconv_jax.rundir.directory import CHECKPOINTS, check_is_run, read_config
 from lconv_jax.training import inputs, programs
 from lconv_jax.training.setup import Setup, prepare
 from lconv_jax.training.shrinker import Shrinker

@@ -33,7 +33,7 @@ from lconv_jax.host.files import write_atomically
 from lconv_jax.host.signals import deferred_signals
 from lconv_jax.optim.registry import METHODS, OPTIONAL
 from lconv_jax.parallel import sharding
-from lconv_jax.rundir.workdir import (
+from lconv_jax.rundir.directory import (
     DIVERGED_FILE,
     open_workdir,
     read_diverged,

@@ -24,8 +24,8 @@ from lconv_jax.host.signals import deferred_signals
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import facts, metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
+from lconv_jax.rundir.directory import CHECKPOINTS, open_workdir, read_summary, write_summary
 from lconv_jax.rundir.session import Session, open_session
-from lconv_jax.rundir.workdir import CHECKPOINTS, open_workdir, read_summary, write_summary
 from lconv_jax.terminal.progress import make_progress
 from lconv_jax.training import exporting, record
 from lconv_jax.training.lone import Lone

@@ -25,7 +25,7 @@ from lconv_jax import models
 from lconv_jax.models import layers
 from lconv_jax.models.families import ConvFamily
 from lconv_jax.models.three_fc import ThreeFC
-from lconv_jax.optim.values import CountState
+from lconv_jax.optim.strengths import CountState
 from lconv_jax.parallel import distributed
 from lconv_jax.training.state import TrainState
 

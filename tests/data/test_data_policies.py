@@ -13,7 +13,7 @@ from benchmarks import pillow_operations
 from lconv_jax import config as config_lib
 from lconv_jax import data
 from lconv_jax.data.augmentation import operations, policies, policy_sources
-from lconv_jax.rundir import workdir
+from lconv_jax.rundir import directory as rundir
 from lconv_jax.training import inputs
 
 SHAPE = (28, 24, 3)
@@ -355,19 +355,19 @@ def test_a_run_goes_on_with_the_same_contents_and_no_others(tmp_path):
     configs = [config_lib.resolve(make_config(augment=f"policy:{path}")) for path in (first, moved)]
     assert configs[0] == configs[1]
     run = tmp_path / "run"
-    with workdir.open_workdir(run, configs[0], "0"):
+    with rundir.open_workdir(run, configs[0], "0"):
         pass
-    stored = workdir.read_config(run)
+    stored = rundir.read_config(run)
     assert policies.load(stored.data.augment) == policies.load(f"policy:{moved}")
     before = config_lib.digest(make_config(augment=f"policy:{first}"))
     assert before == config_lib.digest(configs[1]) == config_lib.digest(stored)
-    workdir.check_workdir(run, configs[1], "0")
+    rundir.check_workdir(run, configs[1], "0")
     write(tmp_path, [*OWN, OWN[0] * 2], "b.json")
     changed = config_lib.resolve(make_config(augment=f"policy:{moved}"))
     with pytest.raises(
         config_lib.ConfigError, match=r"config\.data\.augment: .*… \(SHA-256 \w{12}\)"
     ):
-        workdir.check_workdir(run, changed, "0")
+        rundir.check_workdir(run, changed, "0")
     assert config_lib.digest(make_config(augment=f"policy:{moved}")) != before
 
 

@@ -24,7 +24,7 @@ from lconv_jax.host import places
 from lconv_jax.parallel import sharding
 from lconv_jax.rundir import metrics
 from lconv_jax.rundir.checkpoint import Checkpoints
-from lconv_jax.rundir.workdir import (
+from lconv_jax.rundir.directory import (
     CHECKPOINTS,
     check_is_run,
     read_config,

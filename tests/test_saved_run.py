@@ -15,8 +15,8 @@ from lconv_jax.config import with_overrides
 from lconv_jax.errors import ConfigError, DataError
 from lconv_jax.rundir.checkpoint import CheckpointError, Checkpoints
 from lconv_jax.rundir.metrics import column, read_metrics
+from lconv_jax.saved_run import load_run
 from lconv_jax.training import inputs
-from lconv_jax.training.reading import load_run
 from lconv_jax.training.setup import prepare
 from lconv_jax.training.shrinker import Shrinker
 from tests.tiny_config import get_config
