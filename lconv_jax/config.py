@@ -181,6 +181,12 @@ KEYS: dict[str, Key] = {
         Rule("empty, units, N:M as 2:4, or INPUTSxOUTPUTS as 4x4", lambda value: True),
         "which weights masks keep or leave out together",
     ),
+    "optimizer.masks": Key(
+        "",
+        _ANY,
+        "an .npz file with a bool array for each layer that has a mask, by the layer's name "
+        "(fixed_masks); the file is not copied: leave it as it is",
+    ),
     "optimizer.begin": Key(
         0.2, _UNIT, "share of the run at which pruning begins (magnitude_, saliency_pruning)"
     ),

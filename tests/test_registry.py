@@ -19,7 +19,8 @@ from lconv_jax.training.setup import prepare
 from tests import tiny_config
 from tests.helpers import final_digests
 
-MASKED = [name for name, method in METHODS.items() if method.masked]
+# `fixed_masks` needs a file.
+MASKED = [name for name, method in METHODS.items() if method.masked and name != "fixed_masks"]
 
 
 def make_config(name, **changes):
@@ -119,6 +120,36 @@ def test_densities_by_layer():
     masks = models.kernels(masks_of(programs.initial_state(setup).opt_state))
     for layer, share in (("conv1", 0.05), ("fc1", 0.5), ("fc2", 1.0)):
         assert int(masks[layer].sum()) == round(share * masks[layer].size)
+
+
+def test_masks_from_a_file(tmp_path):
+    file = str(tmp_path / "masks.npz")
+    mask = np.random.default_rng(0).random((64, 64)) < 0.1
+    np.savez(file, conv1=mask)
+    setup = prepare(make_config("fixed_masks", **{"optimizer.masks": file, "model.alpha": 4}))
+    state = programs.initial_state(setup)
+    state, _ = programs.compile_train_steps(setup)(
+        state, jax.device_put(setup.dataset.train), jnp.int32(3)
+    )
+    np.testing.assert_array_equal(np.asarray(state.params["conv1"]["kernel"]) != 0, mask)
+    assert np.all(np.asarray(state.params["fc1"]["kernel"]) != 0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"conv9": np.ones((2, 2), bool)}, "has masks for conv9, and there is no such layer"),
+        ({"conv1": np.ones((2, 2), bool)}, r"a mask of shape \(2, 2\) stands for a parameter of"),
+        ({"conv1": np.ones((64, 64))}, "conv1 is float64; masks are bool"),
+        (None, r"must be an \.npz file with a bool array for each layer"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(tmp_path, arrays, said):
+    file = tmp_path / "masks.npz"
+    if arrays is not None:
+        np.savez(file, **arrays)
+    with pytest.raises(config_lib.ConfigError, match=said):
+        prepare(make_config("fixed_masks", **{"optimizer.masks": str(file)}))
 
 
 def test_the_logged_rate_of_a_lottery_ticket_is_that_of_its_rounds():

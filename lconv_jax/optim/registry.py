@@ -7,6 +7,7 @@ an optimizer, add an entry here, and its new keys to `config.KEYS`.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from lconv_jax.optim.densities import DISTRIBUTIONS, GLOBAL
 from lconv_jax.optim.growing import rigl, sparse_evolution
 from lconv_jax.optim.hard_concrete import hard_concrete, hard_concrete_eval_params
 from lconv_jax.optim.labels import layer_labels
-from lconv_jax.optim.masks import random_masks
+from lconv_jax.optim.masks import fixed_masks, random_masks
 from lconv_jax.optim.proximal import (
     elastic_net_threshold,
     group_soft_threshold,
@@ -349,6 +350,44 @@ def _make_lottery_ticket(given: Given) -> optax.GradientTransformation:
     )
 
 
+def _make_fixed_masks(given: Given) -> optax.GradientTransformation:
+    found = read_masks(given.settings["masks"])
+
+    def masks(params: Any) -> Any:
+        names = _layer_names(params)
+        missing = found.keys() - set(jax.tree.leaves(names))
+        if missing:
+            raise ValueError(
+                f"{given.settings['masks']} has masks for {', '.join(sorted(missing))}, and there "
+                "is no such layer"
+            )
+        return jax.tree.map(found.get, names)
+
+    return fixed_masks(_make_sgd(given), masks)
+
+
+def read_masks(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The masks of an .npz file, by the layer's name.
+
+    Raises:
+      ValueError: there is no such file, or one of its arrays is not of bools.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"config.optimizer.masks = {path!r} must be an .npz file with a bool array for each "
+            f"layer that has a mask, by the layer's name ({error})"
+        ) from error
+    for name, mask in found.items():
+        if mask.dtype != bool:
+            raise ValueError(
+                f"config.optimizer.masks = {path!r}: {name} is {mask.dtype}; masks are bool"
+            )
+    return found
+
+
 def _make_rigl(given: Given) -> optax.GradientTransformation:
     return rigl(
         _make_sgd(given),
@@ -467,6 +506,14 @@ METHODS: dict[str, Method] = {
     "lottery_ticket": _with_masks(_make_lottery_ticket, "rounds", "rewind", rounds=_rounds),
     "random_masks": _with_masks(
         lambda given: random_masks(_make_sgd(given), **_masks(given), seed=given.seed), random=True
+    ),
+    "fixed_masks": Method(
+        keys=_SGD,
+        check=lambda opt: None,
+        hyperparams=_sgd_hyperparams,
+        make=_make_fixed_masks,
+        settings=("masks",),
+        masked=True,
     ),
     "sparse_evolution": _with_masks(
         _make_sparse_evolution, *("end", "every", "drop_fraction"), random=True
