@@ -15,7 +15,7 @@ COMMANDS = (
     "data.prepare",
 )
 EXPERIMENTS = (
-    *("fashion_mnist", "other_data", "planted", "localisation", "description"),
+    *("fashion_mnist", "other_data", "planted", "localisation", "description", "compare"),
     *("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"),
 )
 
