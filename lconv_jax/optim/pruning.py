@@ -311,7 +311,7 @@ def lottery_ticket(
             )
             masks = plan.best(scores, params, lambda final: jnp.asarray(final) ** share)
             back, inner_state = extra
-            updates = jax.tree.map(_way, updates, params, back)
+            updates = jax.tree.map(lambda u, p, q: (q - p).astype(u.dtype), updates, params, back)
             inner_state = forget(inner, inner_state, masks, masks)
             return masked_updates(updates, params, masks), new._replace(
                 masks=masks, inner_state=inner_state
@@ -320,13 +320,6 @@ def lottery_ticket(
         return jax.lax.cond(due, rewind, lambda updates: (updates, new), updates)
 
     return under_masks(inner, init_masks, change)
-
-
-def _way(update: Any, param: Any, back: Any) -> Any:
-    """The update that leads from a parameter to another, as near as rounding allows."""
-    way = back.astype(update.dtype) - param.astype(update.dtype)
-    reached = param + way
-    return way + (back - reached).astype(update.dtype)
 
 
 def _squared_product(grad: Any, param: Any) -> jax.Array:
