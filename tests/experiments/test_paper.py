@@ -155,7 +155,7 @@ def test_figures_are_drawn_from_what_is_kept(tmp_path):
         name = module.__name__.rpartition(".")[2]
         assert (tmp_path / f"{name}-cifar10-small.png").stat().st_size > 10_000
     row = figure3.table(study, results={figure3.cells(study.sizes)[0]: make_result(0.5)})
-    assert row.splitlines()[2].endswith("| layer 1 | 1,000 | 300 | 150 | 497,664 | 1,944 |")
+    assert row.splitlines()[2].endswith("| layer 1 | 1,000 | 300 | 150 | 311,040 | 1,215 |")
 
 
 @pytest.fixture(scope="module")
