@@ -7,7 +7,6 @@ into RUN_DIR/description.json, for `lconv_jax.report`.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import facts
+from lconv_jax.tables import rounded_up
 from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
@@ -62,11 +62,6 @@ def describe(run_dir: str) -> Description:
         name = f"the checkpoint of step {step}, rounded"
         found.insert(0, Description(*rounded, name, setup, step))
     return min(found, key=lambda each: each.certificate.bounds()["kl"])
-
-
-def rounded_up(bound: float) -> str:
-    """A bound as text: its last digit is rounded up, so that the printed bound holds."""
-    return f"{math.ceil(bound * 1e4) / 1e4:.4f}"
 
 
 def certified_files(
@@ -137,7 +132,7 @@ def as_text(found: Mapping[str, Any]) -> tuple[table.Table, list[str]]:
     for column in grid.columns[1:]:
         column.justify = "right"
     for name, row in found["codes"].items():
-        grid.add_row(name, f"{row['bits']:,}", *(rounded_up(row[key]) for key in bounds))
+        grid.add_row(name, f"{row['bits']:,}", *(f"{rounded_up(row[key]):.4f}" for key in bounds))
     errors, examples = found["training_errors"], found["num_examples"]
     lines = [
         f"units: {' → '.join(map(str, found['units']))}; {found['nonzeros']:,} weights that are "
@@ -146,7 +141,7 @@ def as_text(found: Mapping[str, Any]) -> tuple[table.Table, list[str]]:
         f"{found['formula']['bits']:,.0f} bits, {found['formula']['bound']:.4f}",
         f"training error: {errors / examples:.4f} ({errors:,} of {examples:,})",
         f"bound: with probability {1 - found['delta']:g} the error on new data is at most "
-        f"{rounded_up(found['bound'])} (kl)",
+        f"{rounded_up(found['bound']):.4f} (kl)",
         f"test error: {found['test_error']:.4f}",
     ]
     return grid, lines

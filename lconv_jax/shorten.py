@@ -19,11 +19,12 @@ from absl import app, flags
 from lconv_jax import data, mdl
 from lconv_jax.compression import certify
 from lconv_jax.compression.search import DEFAULTS, Options, search
-from lconv_jax.describe import SHORT_DIR, certified_files, rounded_up
+from lconv_jax.describe import SHORT_DIR, certified_files
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.parallel import distributed
+from lconv_jax.tables import rounded_up
 from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
 
@@ -97,7 +98,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return (
         f"{row['nonzeros']:6,} weights {row['bits']:8,} bits  training error "
         f"{row['train_error']:.4f}  test error {row['test_error']:.4f}  "
-        f"kl bound {rounded_up(row['kl_bound'])}"
+        f"kl bound {rounded_up(row['kl_bound']):.4f}"
     )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, data, models
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import fields, new_figure, save
+from lconv_jax.host.files import write_atomically
+from lconv_jax.optim import top_k_mask
 from lconv_jax.optim.registry import METHODS as REGISTRY
 from lconv_jax.rundir import metrics
 from lconv_jax.tables import markdown
@@ -250,19 +253,16 @@ def write_support(study: Study, cell: Cell) -> str:
     path = os.path.abspath(os.path.join(folder, f"{digest.hexdigest()[:16]}.npz"))
     if not os.path.exists(path):
         os.makedirs(folder, exist_ok=True)
-        with open(path + ".tmp", "wb") as file:
-            np.savez_compressed(file, **masks)
-        os.replace(path + ".tmp", path)
+        contents = io.BytesIO()
+        np.savez_compressed(contents, **masks)
+        write_atomically(path, contents.getvalue())
     return path
 
 
 def cut(kernel: NDArray[Any], density: float) -> NDArray[Any]:
     """A layer's weights with zeros for all but its largest, as many as the density says."""
     count = max(1, round(density * kernel.size))
-    order = np.argsort(-np.abs(kernel).ravel(), kind="stable")[:count]
-    kept = np.zeros(kernel.size, bool)
-    kept[order] = True
-    return np.where(kept.reshape(kernel.shape), kernel, 0)
+    return np.where(np.asarray(top_k_mask(np.abs(kernel), count)), kernel, 0)
 
 
 def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, Any]:
@@ -279,8 +279,13 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
     setup, state, step = restore(run_dir)
     config, dataset = setup.config, setup.dataset
     kernels = {name: np.asarray(kernel) for name, kernel in models.kernels(state.params).items()}
-    network = (config.model.name, config.model.alpha, dataset.image_shape, dataset.num_classes)
-    uses, sizes = models.count_uses(*network), models.count_weights(*network)
+    sizes = {name: kernel.size for name, kernel in kernels.items()}
+    uses = models.count_uses(
+        *(config.model.name, config.model.alpha, dataset.image_shape, dataset.num_classes),
+        config.model.kernel_size,
+    )
+    nonzeros = {name: np.count_nonzero(kernel) for name, kernel in kernels.items()}
+    dense = float(analysis.inference_flops(uses, sizes))
     lines = metrics.read_metrics(run_dir)
     method = REGISTRY[config.optimizer.name]
     options = {key: config.optimizer[key] for key in method.settings}
@@ -294,14 +299,12 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
     size = config.train.batch_size
     found: dict[str, Any] = {
         "flops": {
-            "test": float(
-                analysis.inference_flops(uses, {n: np.count_nonzero(k) for n, k in kernels.items()})
-            ),
-            "test, dense": float(analysis.inference_flops(uses, sizes)),
+            "test": float(analysis.inference_flops(uses, nonzeros)),
+            "test, dense": dense,
             "training": analysis.training_flops(
                 uses, sizes, counts, batch_size=size, **method.cost(options, total)
             ),
-            "training, dense": 3.0 * total * size * float(analysis.inference_flops(uses, sizes)),
+            "training, dense": 3.0 * total * size * dense,
         },
         "bytes": lanes.bytes_needed(programs.compile_train_steps(setup)),
     }
@@ -340,8 +343,8 @@ def row(result: Mapping[str, Any]) -> dict[str, float]:
         "accuracy": 100 * last["eval/accuracy"],
         "density": 100 * last["sparsity/density"],
         "locality": local,
-        "test": flops["test"] / flops["test, dense"],
-        "training": flops["training"] / flops["training, dense"],
+        "test": 100 * flops["test"] / flops["test, dense"],
+        "training": 100 * flops["training"] / flops["training, dense"],
         "kilobits": last["mdl/estimate_bits"] / 1000,
         "seconds": result["time/wall_seconds"],
         "MiB": result["bytes"] / 2**20,
@@ -351,7 +354,7 @@ def row(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 _FORMS = {
-    **{"accuracy": ".2f", "density": ".2f", "locality": ".2f", "test": ".3f", "training": ".3f"},
+    **{"accuracy": ".2f", "density": ".2f", "locality": ".2f", "test": ".1f", "training": ".1f"},
     **{"kilobits": ".0f", "seconds": ".0f", "MiB": ".0f"},
     **{"accuracy, cut": ".2f", "locality, cut": ".2f"},
 }
@@ -360,7 +363,7 @@ _FORMS = {
 def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a method: mean ± standard deviation over seeds.
 
-    Accuracy and density in %; FLOPs of a test and of the training by those of dense SGD; the
+    Accuracy and density in %; FLOPs of a test and of the training in % of dense SGD's; the
     description length by the counting formula of Theorem 2. "Cut" is the network cut to β-lasso's
     number of weights in each layer.
     """
@@ -377,6 +380,8 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
 
 def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> None:
     """Test accuracy against density, FLOPs of training and bits; a hollow mark is a cut network."""
+    from matplotlib.ticker import LogFormatter  # here, so that a table loads no plotting
+
     figure, axes = new_figure(1, 3, (12.5, 4.6), sharey=True)
     groups = runs.over_seeds(results)
     for number, (cell, found) in enumerate(groups.items()):
@@ -390,13 +395,12 @@ def draw(results: Mapping[Cell, Mapping[str, Any]], title: str, path: str) -> No
             matched = 100 * float(np.mean([each["cut"]["density"] for each in found]))
             axes[0].plot(matched, mean["accuracy, cut"], fillstyle="none", **style)
     for axis, label in zip(
-        axes, ("weights, %", "FLOPs of training, by dense", "kilobits"), strict=True
+        axes, ("weights, %", "FLOPs of training, % of dense", "kilobits"), strict=True
     ):
         axis.set(xscale="log", xlabel=label)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter(
-            lambda x, _: f"{x:g}" if f"{x:g}".strip("0.")[0] in "25" else ""
-        )
+        # Plain numbers, and more of them where the axis spans less than a decade.
+        for set_formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes[0].set(ylabel="test accuracy, %", title=title)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     save(figure, path)
@@ -439,15 +443,14 @@ def train_missing(options: Any) -> None:
     data.load(first.data.name, first.data.data_dir or None)
     for cell in runs.with_seeds(cells(options.methods), options.seeds):
         config = config_of(study, cell)
-        kept = runs.kept(study.file(), [Cell(REFERENCE, cell.seed)])
-        matched = {name: densities(result) for name, result in kept.items()}
-        reference = matched.get(Cell(REFERENCE, cell.seed))
-        denser = cell.method in GRIDS and not REGISTRY[cell.method].masked
-        to = reference if denser and cell.method != REFERENCE else None
+        reference = None
+        if cell.method in GRIDS and cell.method != REFERENCE and not REGISTRY[cell.method].masked:
+            twin = Cell(REFERENCE, cell.seed)
+            reference = densities(runs.kept(study.file(), [twin])[twin])
         runs.run_all(
             {cell: config},
             *(study.folder("runs"), study.file()),
-            measure=functools.partial(measure, reference=to),
+            measure=functools.partial(measure, reference=reference),
         )
 
 

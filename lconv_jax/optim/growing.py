@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from lconv_jax.optim.densities import Density
 from lconv_jax.optim.masks import (
     MaskState,
-    Plan,
+    Target,
     at_random,
     map_masked,
-    next_params,
+    next_sizes,
     random_like,
     under_masks,
     with_masks,
@@ -87,7 +87,7 @@ def rigl(
       Winners](https://arxiv.org/abs/1911.11134), ICML 2020, Algorithm 1
     """
     check_integer("end", end, 0)
-    plan = _plan(density, distribution, structure, labels, every, drop_fraction)
+    target = _target(density, distribution, structure, labels, every, drop_fraction)
 
     def change(grads: Any, updates: Any, state: Any, new: Any, params: Any) -> Any:
         count = state.count
@@ -97,12 +97,12 @@ def rigl(
         def exchange(updates: Any) -> Any:
             sizes = map_masked(lambda _, param: jnp.abs(param), state.masks, params)
             slopes = map_masked(lambda _, grad: jnp.abs(grad), state.masks, grads)
-            masks = _exchange(plan, state.masks, sizes, slopes, fraction, params)
+            masks = _exchange(target, state.masks, sizes, slopes, fraction, params)
             return jax.tree.map(jnp.zeros_like, updates), with_masks(inner, new, masks)
 
         return jax.lax.cond(due, exchange, lambda updates: (updates, new), updates)
 
-    return under_masks(inner, at_random(plan, seed), change)
+    return under_masks(inner, at_random(target, seed), change)
 
 
 def sparse_evolution(
@@ -162,7 +162,7 @@ def sparse_evolution(
     """
     if end is not None:
         check_integer("end", end, 0)
-    plan = _plan(density, distribution, structure, labels, every, drop_fraction)
+    target = _target(density, distribution, structure, labels, every, drop_fraction)
 
     def change(grads: Any, updates: Any, state: Any, new: Any, params: Any) -> Any:
         count = state.count
@@ -171,45 +171,44 @@ def sparse_evolution(
             due &= count < end
 
         def exchange(new: MaskState) -> MaskState:
-            moved = next_params(updates, params, state.masks)
-            sizes = map_masked(lambda _, param: jnp.abs(param), state.masks, moved)
+            sizes = next_sizes(updates, params, state.masks)
             luck = random_like(jax.random.fold_in(state.extra, count + 1), state.masks, params)
-            masks = _exchange(plan, state.masks, sizes, luck, drop_fraction, params)
+            masks = _exchange(target, state.masks, sizes, luck, drop_fraction, params)
             return with_masks(inner, new, masks)
 
         return updates, jax.lax.cond(due, exchange, lambda new: new, new)
 
-    return under_masks(inner, at_random(plan, seed), change)
+    return under_masks(inner, at_random(target, seed), change)
 
 
-def _plan(
+def _target(
     density: Density,
     distribution: str,
     structure: Structure,
     labels: Labels,
     every: int,
     drop_fraction: float,
-) -> Plan:
+) -> Target:
     if isinstance(structure, NM):
         raise ValueError(f"structure must be None, Blocks or Units here, got {structure}")
     check_integer("every", every, 1)
     check_between("drop_fraction", drop_fraction, 0, 1)
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=False)
-    return plan
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=False)
+    return target
 
 
 def _exchange(
-    plan: Plan, masks: Any, drop_scores: Any, grow_scores: Any, fraction: Any, params: Any
+    target: Target, masks: Any, drop_scores: Any, grow_scores: Any, fraction: Any, params: Any
 ) -> Any:
     """Masks without the smallest by the first scores, and with the largest by the second."""
 
     def on_leaf(mask: Any, drop: Any, grow: Any, count: Any) -> Any:
-        there = to_groups(plan.structure, mask.astype(jnp.float32)) > 0
+        there = to_groups(target.structure, mask.astype(jnp.float32)) > 0
         dropped = jnp.floor(fraction * count).astype(jnp.int32)
-        stay = jnp.where(there, to_groups(plan.structure, drop), -jnp.inf)
+        stay = jnp.where(there, to_groups(target.structure, drop), -jnp.inf)
         stay = top_k_mask(stay, count - dropped)
-        grown = jnp.where(stay, -jnp.inf, to_groups(plan.structure, grow))
-        return from_groups(plan.structure, stay | top_k_mask(grown, dropped), mask.shape)
+        grown = jnp.where(stay, -jnp.inf, to_groups(target.structure, grow))
+        return from_groups(target.structure, stay | top_k_mask(grown, dropped), mask.shape)
 
-    return map_masked(on_leaf, masks, drop_scores, grow_scores, plan.counts(params))
+    return map_masked(on_leaf, masks, drop_scores, grow_scores, target.counts(params))

@@ -19,7 +19,6 @@ from lconv_jax.optim.strengths import (
     common_dtype,
     is_gap,
     leaf_values,
-    working_dtype,
 )
 from lconv_jax.optim.structures import (
     NM,
@@ -31,6 +30,7 @@ from lconv_jax.optim.structures import (
     group_size,
     to_groups,
 )
+from lconv_jax.optim.threshold import next_param
 from lconv_jax.optim.top_k import top_k_mask
 
 
@@ -50,7 +50,7 @@ class MaskState(NamedTuple):
     extra: Any
 
 
-class Plan(NamedTuple):
+class Target(NamedTuple):
     """How many weights each layer keeps.
 
     Attributes:
@@ -145,28 +145,36 @@ def masked_gradients(updates: Any, masks: Any) -> Any:
     return jax.tree.map(on_leaf, masks, updates, is_leaf=_is_leaf)
 
 
-def masked_updates(updates: Any, params: Any, masks: Any) -> Any:
+def _in_common_types(updates: Any, params: Any, masks: Any) -> Any:
+    """The updates in types that hold −θ exactly, where there is a mask."""
+
+    def on_leaf(mask: Any, update: Any, param: Any) -> Any:
+        if is_gap(mask) or update is None:
+            return update
+        update = jnp.asarray(update)
+        return update.astype(common_dtype(update, jnp.asarray(param)))
+
+    return jax.tree.map(on_leaf, masks, updates, params, is_leaf=_is_leaf)
+
+
+def _masked_updates(updates: Any, params: Any, masks: Any) -> Any:
     """The updates that keep parameters under masks: −θ outside of them."""
 
     def on_leaf(mask: Any, update: Any, param: Any) -> Any:
         if is_gap(mask) or update is None:
             return update
-        update, param = jnp.asarray(update), jnp.asarray(param)
-        dtype = common_dtype(update, param)
-        return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+        return jnp.where(mask, update, -jnp.asarray(param, update.dtype))
 
     return jax.tree.map(on_leaf, masks, updates, params, is_leaf=_is_leaf)
 
 
-def next_params(updates: Any, params: Any, masks: Any) -> Any:
-    """The masked parameters that updates lead to, in float32 at least, with gaps."""
+def next_sizes(updates: Any, params: Any, masks: Any) -> Any:
+    """|θ + u| of the weights in masks, −1 outside of them, with gaps."""
 
-    def on_leaf(_: Any, update: Any, param: Any) -> Any:
-        if update is None:
-            return jnp.asarray(param)
-        update, param = jnp.asarray(update), jnp.asarray(param)
-        wide = working_dtype(update, param)
-        return update.astype(wide) + param.astype(wide)
+    def on_leaf(mask: Any, update: Any, param: Any) -> Any:
+        param = jnp.asarray(param)
+        moved = param if update is None else next_param(jnp.asarray(update), param)[0]
+        return jnp.where(mask, jnp.abs(moved), -1.0)
 
     return map_masked(on_leaf, masks, updates, params)
 
@@ -197,8 +205,8 @@ def under_masks(
     Args:
       inner: a whole optimizer, with the −η inside.
       init_masks: parameters to masks and `extra`.
-      change: (gradients, updates, state, params) -> (updates, state), of which the updates are
-        masked afterwards; None if masks stay.
+      change: (gradients, inner's updates, the state before, the state after, parameters) ->
+        (updates, state), of which the updates are masked afterwards; None if masks stay.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -212,35 +220,35 @@ def under_masks(
             masked_gradients(grads, state.masks), state.inner_state, params, **extra_args
         )
         new = state._replace(inner_state=inner_state)
-        updates = masked_updates(updates, params, state.masks)
+        updates = _in_common_types(updates, params, state.masks)
         if change is not None:
             updates, new = change(grads, updates, state, new, params)
-            updates = masked_updates(updates, params, new.masks)
+        updates = _masked_updates(updates, params, new.masks)
         return updates, new._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def all_open(plan: Plan) -> Callable[[Any], tuple[Any, Any]]:
+def all_open(target: Target) -> Callable[[Any], tuple[Any, Any]]:
     """Masks that hold nothing back, for `under_masks`."""
 
     def init_masks(params: Any) -> tuple[Any, Any]:
-        plan.check_shapes(params)
-        found = plan.densities(params) if jax.tree.leaves(params) else params
+        target.check_shapes(params)
+        found = target.densities(params) if jax.tree.leaves(params) else params
         return map_masked(lambda _, param: jnp.ones(param.shape, bool), found, params), None
 
     return init_masks
 
 
-def at_random(plan: Plan, seed: ArrayLike) -> Callable[[Any], tuple[Any, Any]]:
+def at_random(target: Target, seed: ArrayLike) -> Callable[[Any], tuple[Any, Any]]:
     """Random masks, and the key that they came from, for `under_masks`."""
 
     def init_masks(params: Any) -> tuple[Any, Any]:
-        plan.check_shapes(params)
+        target.check_shapes(params)
         key = jax.random.PRNGKey(seed)
         if not jax.tree.leaves(params):
             return params, key
-        return plan.best(random_like(key, plan.densities(params), params), params), key
+        return target.best(random_like(key, target.densities(params), params), params), key
 
     return init_masks
 
@@ -349,9 +357,9 @@ def random_masks(
       >>> int(jnp.count_nonzero(apply_masks(params, state)["kernel"]))
       8
     """
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=False)
-    return under_masks(inner, at_random(plan, seed))
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=False)
+    return under_masks(inner, at_random(target, seed))
 
 
 def masks_of(opt_state: Any) -> Any:

@@ -12,12 +12,11 @@ import optax
 from lconv_jax.optim.densities import GLOBAL, Density
 from lconv_jax.optim.masks import (
     MaskState,
-    Plan,
+    Target,
     all_open,
     forget,
     map_masked,
-    masked_updates,
-    next_params,
+    next_sizes,
     under_masks,
     with_masks,
 )
@@ -77,21 +76,18 @@ def magnitude_pruning(
     Reference:
       Zhu and Gupta, [To prune, or not to prune](https://arxiv.org/abs/1710.01878), 2017, Equation 1
     """
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=True)
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=True)
     due, now = _cubic(begin, end, every)
 
     def change(grads: Any, updates: Any, state: Any, new: Any, params: Any) -> Any:
         def prune(new: MaskState) -> MaskState:
-            moved = next_params(updates, params, new.masks)
-            scores = map_masked(
-                lambda mask, param: jnp.where(mask, jnp.abs(param), -1.0), new.masks, moved
-            )
-            return with_masks(inner, new, plan.best(scores, params, now(state.count)))
+            scores = next_sizes(updates, params, new.masks)
+            return with_masks(inner, new, target.best(scores, params, now(state.count)))
 
         return updates, jax.lax.cond(due(state.count), prune, lambda new: new, new)
 
-    return under_masks(inner, all_open(plan), change)
+    return under_masks(inner, all_open(target), change)
 
 
 def saliency_pruning(
@@ -127,10 +123,10 @@ def saliency_pruning(
       Molchanov et al., [Importance estimation for neural network
       pruning](https://arxiv.org/abs/1906.10771), CVPR 2019, Equation 8
     """
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=True)
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=True)
     due, now = _cubic(begin, end, every)
-    open_masks = all_open(plan)
+    open_masks = all_open(target)
 
     def init_masks(params: Any) -> tuple[Any, Any]:
         masks, _ = open_masks(params)
@@ -147,7 +143,7 @@ def saliency_pruning(
                 lambda mask, total: jnp.where(mask, total, -1.0), new.masks, new.extra
             )
             new = new._replace(extra=map_masked(jnp.zeros_like, new.extra))
-            return with_masks(inner, new, plan.best(scores, params, now(state.count)))
+            return with_masks(inner, new, target.best(scores, params, now(state.count)))
 
         return updates, jax.lax.cond(due(state.count), prune, lambda new: new, new)
 
@@ -197,8 +193,8 @@ def snip(
       Lee, Ajanthan and Torr, [SNIP: Single-shot network pruning based on connection
       sensitivity](https://arxiv.org/abs/1810.02340), ICLR 2019, Equations 5 and 6
     """
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=True)
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=True)
 
     def change(grads: Any, updates: Any, state: Any, new: Any, params: Any) -> Any:
         def prune(updates: Any) -> Any:
@@ -206,13 +202,13 @@ def snip(
                 lambda _, grad, param: jnp.sqrt(_squared_product(grad, param)),
                 *(state.masks, grads, params),
             )
-            masks = plan.best(scores, params)
+            masks = target.best(scores, params)
             still = jax.tree.map(jnp.zeros_like, updates)
-            return masked_updates(still, params, masks), state._replace(masks=masks)
+            return still, state._replace(masks=masks)
 
         return jax.lax.cond(state.count == 0, prune, lambda updates: (updates, new), updates)
 
-    return under_masks(inner, all_open(plan), change)
+    return under_masks(inner, all_open(target), change)
 
 
 def lottery_ticket(
@@ -275,8 +271,8 @@ def lottery_ticket(
       2019; Frankle et al., [Linear mode connectivity and the lottery ticket
       hypothesis](https://arxiv.org/abs/1912.05671), ICML 2020
     """
-    plan = Plan(density, distribution, structure, labels)
-    plan.check(scored=True)
+    target = Target(density, distribution, structure, labels)
+    target.check(scored=True)
     check_integer("rounds", rounds, 1)
     check_integer("steps_per_round", steps_per_round, 1)
     check_integer("rewind_step", rewind_step, 0)
@@ -286,7 +282,7 @@ def lottery_ticket(
         )
     length = steps_per_round - rewind_step
     inner = optax.with_extra_args_support(inner)
-    open_masks = all_open(plan)
+    open_masks = all_open(target)
 
     def init_masks(params: Any) -> tuple[Any, Any]:
         # A copy, so that parameters and state may both be donated.
@@ -305,17 +301,12 @@ def lottery_ticket(
         due = (done >= 0) & (done % length == 0) & (done // length < rounds)
 
         def rewind(updates: Any) -> Any:
-            moved = next_params(updates, params, state.masks)
-            scores = map_masked(
-                lambda mask, param: jnp.where(mask, jnp.abs(param), -1.0), state.masks, moved
-            )
-            masks = plan.best(scores, params, lambda final: jnp.asarray(final) ** share)
+            scores = next_sizes(updates, params, state.masks)
+            masks = target.best(scores, params, lambda final: jnp.asarray(final) ** share)
             back, inner_state = extra
             updates = jax.tree.map(lambda u, p, q: (q - p).astype(u.dtype), updates, params, back)
             inner_state = forget(inner, inner_state, masks, masks)
-            return masked_updates(updates, params, masks), new._replace(
-                masks=masks, inner_state=inner_state
-            )
+            return updates, new._replace(masks=masks, inner_state=inner_state)
 
         return jax.lax.cond(due, rewind, lambda updates: (updates, new), updates)
 

@@ -222,34 +222,27 @@ def _make_hard_concrete(given: Given) -> optax.GradientTransformation:
     )
     drop_rate = given.settings["drop_rate"]
     tx = hard_concrete(inner, _by_label(given), drop_rate=drop_rate, seed=given.seed)
-    return _ends_with(tx, hard_concrete_eval_params, given.total_steps)
+    return _settled(tx, given.total_steps)
 
 
-def _ends_with(
-    tx: optax.GradientTransformationExtraArgs,
-    eval_params: Callable[[Any, Any], Any],
-    total_steps: int,
+def _settled(
+    tx: optax.GradientTransformationExtraArgs, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx`, whose last update leads to the parameters for a test: those that are kept of a run."""
-
-    def init_fn(params: Any) -> Any:
-        return jnp.zeros([], jnp.int32), tx.init(params)
+    """`hard_concrete`, whose last update leads to the weights for a test: a run keeps these."""
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        count, inner = state
-        updates, inner = tx.update(updates, inner, params, **extra_args)
-        count = optax.safe_increment(count)
+        updates, state = tx.update(updates, state, params, **extra_args)
 
         def settle(updates: Any) -> Any:
-            wanted = eval_params(inner, params)
+            wanted = hard_concrete_eval_params(state, params)
             return jax.tree.map(
                 lambda update, new, old: (new - old).astype(update.dtype), updates, wanted, params
             )
 
-        updates = jax.lax.cond(count == total_steps, settle, lambda updates: updates, updates)
-        return updates, (count, inner)
+        updates = jax.lax.cond(state.count == total_steps, settle, lambda updates: updates, updates)
+        return updates, state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(tx.init, update_fn)
 
 
 _DENSE_GRADIENTS = {"dense_gradients": True}
@@ -388,8 +381,8 @@ def read_masks(path: str) -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def _make_rigl(given: Given) -> optax.GradientTransformation:
-    return rigl(
+def _exchanging(grow: Any) -> Callable[[Given], optax.GradientTransformation]:
+    return lambda given: grow(
         _make_sgd(given),
         **_masks(given),
         end=_share(given, "end"),
@@ -403,17 +396,6 @@ def _rigl_cost(settings: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
     steps = np.arange(total_steps)
     exchange = (steps > 0) & (steps % settings["every"] == 0)
     return {"dense_gradients": exchange & (steps < round(settings["end"] * total_steps))}
-
-
-def _make_sparse_evolution(given: Given) -> optax.GradientTransformation:
-    return sparse_evolution(
-        _make_sgd(given),
-        **_masks(given),
-        end=_share(given, "end"),
-        every=given.settings["every"],
-        drop_fraction=given.settings["drop_fraction"],
-        seed=given.seed,
-    )
 
 
 def _with_masks(
@@ -516,9 +498,9 @@ METHODS: dict[str, Method] = {
         masked=True,
     ),
     "sparse_evolution": _with_masks(
-        _make_sparse_evolution, *("end", "every", "drop_fraction"), random=True
+        _exchanging(sparse_evolution), *("end", "every", "drop_fraction"), random=True
     ),
     "rigl": _with_masks(
-        _make_rigl, *("end", "every", "drop_fraction"), random=True, cost=_rigl_cost
+        _exchanging(rigl), *("end", "every", "drop_fraction"), random=True, cost=_rigl_cost
     ),
 }

@@ -16,6 +16,7 @@ from lconv_jax import config as config_lib
 from lconv_jax.errors import ConfigError
 from lconv_jax.report import gallery
 from lconv_jax.report.recorded import Recorded
+from lconv_jax.tables import rounded_up
 
 try:
     import altair  # noqa: F401, which `charts` imports
@@ -161,7 +162,7 @@ def _number(value: Any, form: str) -> str:
     if not _is_number(value):
         return _NONE
     if form == _BOUND:
-        return f"{math.ceil(value * 1e4) / 1e4:.2%}"
+        return f"{rounded_up(value):.2%}"
     return f"{value:{form}}"
 
 
