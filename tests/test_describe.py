@@ -98,11 +98,32 @@ def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     assert estimate["mdl/estimate_bits"] != 8 * len(file)
 
 
+def test_a_dense_network_is_rounded_again_only_where_its_bound_says_something(run_dir, monkeypatch):
+    setup, network, _ = restore_network(run_dir)
+    train, tried = setup.dataset.train, []
+
+    def quantize(network, depths, **options):
+        tried.append(set(depths))
+        return mdl.quantize.quantize(network, depths, **options)
+
+    monkeypatch.setattr(certify, "quantize", quantize)
+    monkeypatch.setattr(certify, "_MANY", 100)
+    _, certificate = certify.shortest_description(network, train, 0.05)
+    assert certificate.bounds()["kl"] < 0.99
+    assert tried == [{7}, {3}, {15}]
+    tried.clear()
+    wrong = train._replace(labels=(train.labels + 1) % 10)
+    _, certificate = certify.shortest_description(network, wrong, 0.05)
+    assert certificate.bounds()["kl"] > 0.99
+    assert tried == [{7}]
+
+
 @pytest.mark.slow
 def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
     file, classes = str(tmp_path / "model.lconv"), str(tmp_path / "classes.txt")
     status, described, err = command("describe", run_dir, f"--out={file}")
     assert status == 0, err
+    assert "weights that are not zero ...\ncomparing codes" in err
     status, predicted, err = command(
         "predict", file, "--data=digits", "--split=test", f"--out={classes}"
     )

@@ -17,8 +17,9 @@ from lconv_jax.mdl.quantize import quantize
 # Largest levels that are tried for all layers at once, before layers are tried one by one.
 DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
 _BIAS_BITS = 6
-# A network of more weights than this takes a while to encode, and is tried with these only.
-_MANY, _FEW_DEPTHS = 50_000, (3, 7, 15)
+# A network of more weights than this takes a while to encode: these alone are tried, and the first
+# alone if its bound says as good as nothing.
+_MANY, _FEW_DEPTHS, _NOTHING = 50_000, (7, 3, 15), 0.99
 
 
 class Certificate(NamedTuple):
@@ -90,7 +91,7 @@ def shortest_description(
 
     Every depth is tried for all layers; then, if `refine`, the next smaller and larger one for each
     layer in turn, for as long as the bound falls. Of networks with more than 50 000 weights only
-    three depths are tried.
+    three depths are tried, and one where the bound is near 1.
 
     Args:
       network: floating-point weights.
@@ -98,8 +99,9 @@ def shortest_description(
       delta: the probability that the bound fails.
       depths: largest levels, ascending.
     """
-    if is_dense(network):
-        depths, refine = [depth for depth in depths if depth in _FEW_DEPTHS] or depths, False
+    dense = is_dense(network)
+    if dense:
+        depths, refine = [depth for depth in _FEW_DEPTHS if depth in depths] or depths, False
     tried: dict[tuple[int, ...], tuple[bytes, Certificate]] = {}
 
     def bound(choice: tuple[int, ...]) -> float:
@@ -109,7 +111,8 @@ def shortest_description(
         return tried[choice][1].bounds()["kl"]
 
     layers = len(network.layers)
-    best = min(((index,) * layers for index in range(len(depths))), key=bound)
+    starts = [(index,) * layers for index in range(len(depths))]
+    best = starts[0] if dense and bound(starts[0]) > _NOTHING else min(starts, key=bound)
     improved = refine
     while improved:
         near = [

@@ -85,7 +85,7 @@ def run_one(config: Any, run_dir: str) -> dict[str, Any]:
         "nonzeros": [int(np.count_nonzero(t.kernel)) for la in short.layers for t in la.terms],
         "test_error": errors / len(test.labels),
         "bounds": certificate.bounds(),
-        "codes": code_lengths(short),
+        "codes": code_lengths(short) | {"shortest": 8 * len(file)},
         "frontier": [{k: v for k, v in row.items() if k != "file"} for row in frontier],
         "rounded_kl_bound": rounded_bound(run_dir),
         "trained_test_error": 1 - summary["metrics"]["eval/accuracy"],

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,12 @@ VERSION = max(LANGUAGES)
 
 # `layer` numbers the sets of a whole matrix, in time of cells × digits.
 _MOST_WORK = 4e10
+# `near` asks about every weight, a million in about ten seconds.
+_MOST_CELLS = 2**21
 # Of fewer weights than this every code is tried.
 _SMALL = 2**14
-# Beyond this many, only two codes for values are compared.
-_MANY_VALUES = 100_000
+# Codes are compared on about this many weights that are not zero, for tenths of seconds each.
+_MANY = 4096
 # Tables of values send the steps between them, which must fit 64 bits; `digits` has no such limit.
 _MOST_IN_TABLE = 1 << 62
 # More layers than this are taken for damage.
@@ -185,51 +186,79 @@ def _decode_payload(payload: bytes) -> Network:
 
 
 def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Choice:
-    """The cheapest way to code a term that reads an array of this shape, within a code or any."""
+    """The cheapest way to code a term that reads an array of this shape, within a code or any.
+
+    Of many weights the ways are tried on some of the units, evenly spread.
+    """
     if code in ("raw", "theorem2"):
         return Choice(code, VALUES[0], None)
     grid, matrix = matrix_grid(term, shape), as_matrix(term)
-    density = np.count_nonzero(matrix) / max(1, matrix.size)
-    modes: Sequence[str] = (code,)
-    if code == "shortest":
-        small = matrix.size <= _SMALL
-        modes = [mode for mode in SUPPORTS if mode != "full" or density > 0.1 or small]
-        if _layer_work(matrix) > _MOST_WORK:
-            modes = [mode for mode in modes if mode not in ("layer", "near")]
-    elif code == "layer" and _layer_work(matrix) > _MOST_WORK:
+    if code == "layer" and _layer_work(matrix) > _MOST_WORK:
         raise ValueError(
             f"code = 'layer' would take minutes on {matrix.size} weights; choose another"
         )
+    tried = matrix
+    if np.count_nonzero(matrix) > _MANY:
+        # The same units whatever their order is, which shall leave no trace.
+        order = np.lexsort(matrix) if sortable else np.arange(matrix.shape[1])
+        tried = matrix[:, order[:: 1 + np.count_nonzero(matrix) // _MANY]]
     options = []
-    if code == "shortest" and (small or density > 0.5):
-        for mode in ("raw", "theorem2") if small else ("raw",):
-            choice, encoder = Choice(mode, VALUES[0], None), Encoder()
-            code_matrix(encoder, choice, matrix, grid, matrix.shape[1], sortable)
-            options.append((encoder.bits, choice))
-    for mode in modes:
+    for mode in _modes(matrix) if code == "shortest" else (code,):
+        if mode in ("raw", "theorem2"):
+            options.append((Choice(mode, VALUES[0], None), False))
+            continue
+        fitting = _fitting(matrix, mode == "full")
         for mask in (False, True) if mode in ("unit", "local") else (False,):
-            plan = make_plan(matrix != 0, grid, mode, sortable, mask, matrix)
-            ordered = matrix[:, plan.order]
-            choice = Choice(mode, _choose_values(ordered, grid, mode == "full"), plan)
-            encoder = Encoder()
-            code_matrix(encoder, choice, ordered, grid, matrix.shape[1], sortable)
-            options.append((encoder.bits, choice))
-    return min(options, key=lambda option: option[0])[1]
+            plan = make_plan(tried != 0, grid, mode, sortable, mask, tried)
+            values = _choose_values(tried[:, plan.order], grid, fitting, mode == "full")
+            options.append((Choice(mode, values, plan), mask))
+
+    def bits(option: tuple[Choice, bool]) -> float:
+        plan, encoder = option[0].plan, Encoder()
+        ordered = tried if plan is None else tried[:, plan.order]
+        code_matrix(encoder, option[0], ordered, grid, tried.shape[1], sortable)
+        return encoder.bits
+
+    choice, mask = min(options, key=bits) if len(options) > 1 else options[0]
+    if choice.plan is not None and tried.shape != matrix.shape:
+        plan = make_plan(matrix != 0, grid, choice.code, sortable, mask, matrix)
+        choice = choice._replace(plan=plan)
+    return choice
 
 
-def _choose_values(matrix: NDArray[np.int64], grid: Grid, with_zero: bool) -> str:
+def _modes(matrix: NDArray[np.int64]) -> list[str]:
+    """The codes of the weights [inputs, units] of a term that may be the shortest, in turn."""
+    small = matrix.size <= _SMALL
+    density = np.count_nonzero(matrix) / max(1, matrix.size)
+    modes = ["raw"] if small or density > 0.5 else []
+    modes += ["theorem2"] if small else []
+    modes += [mode for mode in SUPPORTS if mode != "full" or density > 0.1 or small]
+    if _layer_work(matrix) > _MOST_WORK:
+        modes.remove("layer")
+    if matrix.size > _MOST_CELLS:
+        modes.remove("near")
+    return modes
+
+
+def _fitting(matrix: NDArray[np.int64], with_zero: bool) -> list[str]:
+    """The codes that can hold the values of these weights."""
+    values = matrix if with_zero else matrix[matrix != 0]
+    if max(int(values.max(initial=0)), -int(values.min(initial=0))) >= _MOST_IN_TABLE:
+        return ["digits"]
+    return [mode for mode in VALUES if fits(values, mode, with_zero)]
+
+
+def _choose_values(matrix: NDArray[np.int64], grid: Grid, modes: list[str], with_zero: bool) -> str:
+    """The code of `modes` that makes the values of these weights shortest."""
     support = np.ones_like(matrix, bool) if with_zero else matrix != 0
     values, neighbours = matrix.T[support.T], nearest_before(support, grid)
-    modes: tuple[str, ...] = VALUES if len(values) <= _MANY_VALUES else ("range", "digits")
-    if max(int(values.max(initial=0)), -int(values.min(initial=0))) >= _MOST_IN_TABLE:
-        modes = ("digits",)
-    bits = {}
-    for mode in modes:
-        if fits(values, mode, with_zero):
-            encoder = Encoder()
-            code_values(encoder, values, neighbours, mode, with_zero)
-            bits[mode] = encoder.bits
-    return min(bits, key=bits.__getitem__)
+
+    def bits(mode: str) -> float:
+        encoder = Encoder()
+        code_values(encoder, values, neighbours, mode, with_zero)
+        return encoder.bits
+
+    return min(modes, key=bits)
 
 
 def _layer_work(matrix: NDArray[np.int64]) -> float:

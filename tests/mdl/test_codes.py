@@ -164,6 +164,43 @@ def test_the_shortest_file_is_as_short_as_any(network):
     assert lengths["shortest"] <= min(lengths.values()) + 2
 
 
+def window_weights(random, units, largest):
+    """Weights [784, units]: each unit has about ten, around a place of its own."""
+    support = np.zeros((784, units), bool)
+    at = np.clip(random.normal(random.integers(0, 28, (2, 1, units)), 2, (2, 10, units)), 0, 27)
+    support[28 * at[0].astype(int) + at[1].astype(int), np.arange(units)] = True
+    return support * make_array(random, support.shape, 1, largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("largest", [1, 7, 2**20])
+@pytest.mark.parametrize("local", [False, True])
+def test_codes_compared_on_some_units_lose_little_to_all_of_them(monkeypatch, largest, local):
+    random = np.random.default_rng(largest)
+    weights = window_weights(random, 200, largest)
+    if not local:
+        weights = random.permuted(weights, axis=0)
+    network = dense_network(weights, make_array(random, (200, 3), 0.5, largest))
+    lengths = [len(encode(network, code)) for code in CODES]
+    monkeypatch.setattr(codes, "_MANY", 200)
+    assert len(encode(network)) <= 1.01 * min(lengths)
+
+
+def test_what_few_units_have_is_coded_where_codes_are_compared_on_others(monkeypatch):
+    """A table, or small levels, would fit most units."""
+    monkeypatch.setattr(codes, "_MANY", 20)
+    random = np.random.default_rng(0)
+    for outlier in (10**6, 2**62 + 1):
+        weights = make_array(random, (30, 20), 0.3, 2)
+        weights[:, 1] = outlier + np.arange(30)
+        network = dense_network(weights, make_array(random, (20, 3), 1, 2))
+        file = encode(network)
+        assert encode(decode(file)) == file
+        assert encode(reorder(network, 1, random.permutation(20))) == file
+        examples = random.integers(0, 256, (9, 30, 1), np.uint8)
+        assert (evaluate(decode(file), examples) == evaluate(network, examples)).all()
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 def test_a_raw_file_takes_b_bits_for_every_weight(sparse):
     random = np.random.default_rng(0)
