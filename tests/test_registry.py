@@ -12,7 +12,7 @@ from lconv_jax import config as config_lib
 from lconv_jax import models
 from lconv_jax.config import with_overrides
 from lconv_jax.optim import hard_concrete_eval_params, masks_of
-from lconv_jax.optim.registry import METHODS
+from lconv_jax.optim.registry import METHODS, read_masks
 from lconv_jax.parallel import sharding
 from lconv_jax.training import lanes, loop, plan, programs
 from lconv_jax.training.setup import prepare
@@ -150,6 +150,19 @@ def test_masks_that_do_not_fit_are_named(tmp_path, arrays, said):
         np.savez(file, **arrays)
     with pytest.raises(config_lib.ConfigError, match=said):
         prepare(make_config("fixed_masks", **{"optimizer.masks": str(file)}))
+
+
+def test_a_file_of_masks_that_is_cut_off_or_damaged_is_named(tmp_path):
+    file = tmp_path / "masks.npz"
+    np.savez_compressed(file, conv1=np.random.default_rng(0).random((64, 64)) < 0.5)
+    whole = file.read_bytes()
+    flipped = bytes([*whole[:100], *(255 - byte for byte in whole[100:140]), *whole[140:]])
+    for contents in (*(whole[:end] for end in range(0, len(whole), 7)), flipped):
+        file.write_bytes(contents)
+        with pytest.raises(
+            ValueError, match=r"masks\.npz' must be an \.npz file with a bool array"
+        ):
+            read_masks(str(file))
 
 
 def test_the_logged_rate_of_a_lottery_ticket_is_that_of_its_rounds():

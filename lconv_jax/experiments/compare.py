@@ -311,7 +311,9 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
     if reference is not None:
         params = jax.tree_util.tree_map_with_path(
             lambda path, leaf: (
-                cut(np.asarray(leaf), reference[_layer(path)]) if path[-1].key == "kernel" else leaf
+                cut(np.asarray(leaf), reference[models.layer_name(path)])
+                if path[-1].key == "kernel"
+                else leaf
             ),
             state.params,
         )
@@ -329,10 +331,6 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
             else math.nan,
         }
     return found
-
-
-def _layer(path: Any) -> str:
-    return "/".join(entry.key for entry in path[:-1])
 
 
 def row(result: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from lconv_jax.models.counting import (
     count_weights,
     first_layer,
     kernels,
+    layer_name,
 )
 from lconv_jax.models.embedding import (
     dense_from_local,
@@ -32,6 +33,7 @@ __all__ = [
     "embed",
     "first_layer",
     "kernels",
+    "layer_name",
     "local_from_dense",
     "local_from_shared",
     "project",

@@ -20,6 +20,11 @@ def first_layer(layers: Mapping[str, Any]) -> str:
     return "conv1" if "conv1" in layers else "fc1"
 
 
+def layer_name(path: Any) -> str:
+    """The name in `kernels` of the layer that has a parameter at this path."""
+    return "/".join(key.key for key in path[:-1])
+
+
 def kernels(params: Any) -> dict[str, Any]:
     """The weights of each layer, by the layer's name, with "/" inside a block ("block1/conv1").
 
@@ -27,7 +32,7 @@ def kernels(params: Any) -> dict[str, Any]:
         params: a model's parameters, or a tree like them (of shapes, of gradients).
     """
     return {
-        "/".join(key.key for key in path[:-1]): leaf
+        layer_name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if path[-1].key == "kernel"
     }

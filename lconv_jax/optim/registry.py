@@ -8,6 +8,7 @@ an optimizer, add an entry here, and its new keys to `config.KEYS`.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -368,7 +369,7 @@ def read_masks(path: str) -> dict[str, np.ndarray[Any, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"config.optimizer.masks = {path!r} must be an .npz file with a bool array for each "
             f"layer that has a mask, by the layer's name ({error})"
