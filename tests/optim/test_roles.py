@@ -18,7 +18,16 @@ from lconv_jax import (
     layer_labels,
     spred,
 )
+from lconv_jax.optim import (
+    apply_masks,
+    magnitude_pruning,
+    masks_of,
+    random_masks,
+    saliency_pruning,
+    sparse_evolution,
+)
 from lconv_jax.optim.labels import weight_labels
+from lconv_jax.optim.strengths import is_gap
 
 KEY, IDS = jax.random.key(0), jnp.zeros((2, 5), jnp.int32)
 
@@ -161,6 +170,60 @@ def test_penalties_move_weights_and_nothing_else(library, penalty):
     assert jax.tree.structure(found) == jax.tree.structure(params)
     for path, leaf in tree_leaves_with_path(found):
         assert leaf == keystr(path).endswith(weights), keystr(path)
+
+
+# With density 1/2, all layers alike.
+MASKED = {
+    "static": lambda inner: random_masks(inner, 0.5, distribution="uniform", seed=0),
+    "magnitude": lambda inner: magnitude_pruning(
+        inner, 0.5, distribution="uniform", begin=0, end=2, every=1
+    ),
+    "saliency": lambda inner: saliency_pruning(
+        inner, 0.5, distribution="uniform", begin=0, end=2, every=2
+    ),
+    "evolution": lambda inner: sparse_evolution(inner, 0.5, distribution="uniform", every=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", MASKED)
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [*((library, jnp.float32) for library in LIBRARIES), ("haiku", jnp.bfloat16)],
+)
+def test_masks_hold_half_of_the_weights_and_nothing_else(library, method, dtype):
+    params = jax.eval_shape(LIBRARIES[library][0], KEY)
+    keys = iter(jax.random.split(KEY, 1000))
+    params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape, dtype), params)
+    labels = weight_labels(params)
+    inner = optax.adam(0.01)
+    tx = MASKED[method](inner)
+
+    @jax.jit
+    def both(params, trained, plain, state):
+        grads = jax.tree.map(jnp.cos, params)
+        updates, state = tx.update(grads, state, trained)
+        trained = optax.apply_updates(trained, updates)
+        updates, plain = inner.update(grads, plain, params)
+        return optax.apply_updates(params, updates), trained, plain, state
+
+    plain, state = jax.jit(lambda params: (inner.init(params), tx.init(params)))(params)
+    trained = apply_masks(params, state)
+    for _ in range(4):
+        params, trained, plain, state = both(params, trained, plain, state)
+    for label, leaf, other, mask in zip(
+        *(jax.tree.leaves(tree) for tree in (labels, trained, params)),
+        jax.tree.leaves(masks_of(state), is_leaf=is_gap),
+        strict=True,
+    ):
+        assert leaf.dtype == dtype
+        if label == "weight":
+            assert int(mask.sum()) == round(leaf.size / 2)
+            assert not jnp.any(jnp.where(mask, 0, leaf))
+        else:
+            assert is_gap(mask)
+            # Adam's quotient is rounded as the compiler likes.
+            assert jnp.allclose(leaf, other, rtol=0.01, atol=1e-5)
 
 
 @pytest.mark.parametrize(
