@@ -83,6 +83,7 @@ def test_what_needs_a_gpu_is_not_run_without_one_and_says_so(tmp_path):
     assert result["models"] == {"s_fc_256m": {"note": "not run: no GPU at hand"}}
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_memory_of_the_state_is_that_of_its_arrays(tmp_path):
     (row,) = _run(memory, "memory", tmp_path, "--models=s_fc_8").values()
@@ -127,6 +128,7 @@ def test_peers_that_train_otherwise_are_refused():
         peers.check_losses(case, programs)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_flops_are_those_that_the_compiler_counts():
     case = cases.CASES["s_fc_8"]._replace(batch=64)
@@ -159,6 +161,7 @@ def test_products_of_a_convolution_and_of_its_local_twin_are_the_same_arithmetic
     assert sum(conv) == sum(2 * (1 + p.backward) * math.prod(p[:4]) for p in found["conv"])
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_every_product_stays_in_the_loop():
     products = [cases.Product(1, 8, 6, 5, 1), cases.Product(3, 8, 4, 2, 2)]

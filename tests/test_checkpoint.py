@@ -63,6 +63,7 @@ def test_a_field_that_a_state_does_not_have_leaves_no_trace(tmp_path):
     assert "kept" not in json.dumps(on_disk)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_under_another_step_s_name_is_not_taken_for_that_step(tmp_path):
     states = {
         step: TrainState(jnp.int32(step), _state(step)["params"], {}, optax.EmptyState())
@@ -82,6 +83,7 @@ def test_a_checkpoint_under_another_step_s_name_is_not_taken_for_that_step(tmp_p
     assert (tmp_path / DAMAGED / "7").is_dir()
 
 
+@pytest.mark.slow
 def test_a_record_that_is_gone_is_damage(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "2" / "record")
@@ -90,6 +92,7 @@ def test_a_record_that_is_gone_is_damage(saved, tmp_path):
         assert (step, checkpoints.record(1)) == (1, {"device": 1})
 
 
+@pytest.mark.slow
 def test_nothing_is_moved_through_a_link(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "copy")
     (tmp_path / "elsewhere").mkdir()
@@ -195,6 +198,7 @@ def _caused(error, reason):
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -256,6 +260,7 @@ def test_a_part_that_is_back_at_the_second_look_is_no_damage(saved, tmp_path, mo
         assert checkpoints.restore(_like(_state(0)))[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digests", "record"])
 def test_a_flipped_letter_of_a_name_is_damage(saved, tmp_path, name):
     directory = tmp_path / "run"
@@ -285,6 +290,7 @@ def test_a_checkpoint_without_a_record_has_an_empty_one(saved, tmp_path):
         assert checkpoints.record(1) == {}
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_says_so_once(tmp_path, monkeypatch, capfd):
     place = tmp_path / "checkpoints"
     with Checkpoints(place) as checkpoints:

@@ -144,6 +144,7 @@ def test_a_port_that_is_none_is_refused(port):
         distributed.initialize(f"localhost:{port}", 2, 0)
 
 
+@pytest.mark.slow
 def test_what_nobody_reads_is_not_said():
     reader, writer = os.pipe()
     os.close(reader)
@@ -169,6 +170,7 @@ def test_a_terminal_that_goes_away_takes_nothing_with_it():
             guarded.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_output_that_cannot_be_written_is_told_in_a_line():
     with open("/dev/full", "w") as full:
@@ -182,6 +184,7 @@ def test_output_that_cannot_be_written_is_told_in_a_line():
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_a_summary_that_says_too_little_is_named():
     program = (
         "import sys\n"

@@ -27,6 +27,7 @@ def _load(path):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("optimizer", config_lib.OPTIMIZERS)
 def test_every_config_file_is_valid_with_either_optimizer(path, optimizer):
@@ -112,6 +113,7 @@ def _extremes(key):
     return [*integers, *floats, float("inf"), float("nan"), key.default]
 
 
+@pytest.mark.slow
 def test_every_value_is_refused_by_name_or_makes_a_plan():
     """Whatever a key is set to, alone or with another: never another error, and at once."""
     draw = random.Random(0)

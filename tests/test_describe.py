@@ -47,6 +47,7 @@ def run_dir(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_exported_network_is_the_evaluated_one(run_dir):
     setup, network, step = restore_network(run_dir)
     test = setup.dataset.test
@@ -60,6 +61,7 @@ def test_the_exported_network_is_the_evaluated_one(run_dir):
     assert accuracy == pytest.approx(evaluated[-1], abs=1.5 / len(test.labels))
 
 
+@pytest.mark.slow
 def test_a_certificate_is_about_the_file_and_every_training_example(run_dir):
     file, certificate, _, setup, _ = describe(run_dir)
     split = setup.dataset.train
@@ -68,6 +70,7 @@ def test_a_certificate_is_about_the_file_and_every_training_example(run_dir):
     assert certificate.bounds()["kl"] == mdl.kl_bound(wrong.mean(), 8 * len(file), 1437, 0.05)
 
 
+@pytest.mark.slow
 def test_a_certificate_is_never_claimed_by_the_loop(run_dir):
     """A step's line has estimates alone; a description's line was counted on the file's bits."""
     claims = certify.Certificate(8, 1, 2, 0.05).metrics().keys()
@@ -83,6 +86,7 @@ def test_a_certificate_is_never_claimed_by_the_loop(run_dir):
     assert all(claims <= line.keys() for line in claimed)
 
 
+@pytest.mark.slow
 def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     lines = [line for line in read_metrics(run_dir) if "mdl/bits" in line]
     per_epoch = 1437 // 128
@@ -98,6 +102,7 @@ def test_what_is_logged_as_certified_is_not_the_estimate(run_dir):
     assert estimate["mdl/estimate_bits"] != 8 * len(file)
 
 
+@pytest.mark.slow
 def test_a_dense_network_is_rounded_again_only_where_its_bound_says_something(run_dir, monkeypatch):
     setup, network, _ = restore_network(run_dir)
     train, tried = setup.dataset.train, []
@@ -183,6 +188,7 @@ def test_shortening_leaves_a_frontier_that_describe_takes_the_best_of(run_dir, m
             os.remove(os.path.join(folder, name))
 
 
+@pytest.mark.slow
 def test_old_run_directories_are_read(run_dir, tmp_path):
     from lconv_jax.rundir.directory import CONFIG_FILE, read_config
 
@@ -206,6 +212,7 @@ def test_permuted_pixels_are_put_back(tmp_path):
     assert accuracy == pytest.approx(evaluated, abs=1.5 / len(test.labels))
 
 
+@pytest.mark.slow
 def test_a_convolution_on_permuted_pixels_is_refused():
     changes = {"model.name": "s_conv", "data.permute": 1}
     with pytest.raises(config.ConfigError, match="describe_every_epochs"):

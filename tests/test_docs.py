@@ -17,6 +17,7 @@ def _blocks(page):
 PYTHON = [page for page in PAGES if _blocks(page) and page.stem != "data"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PYTHON, ids=lambda p: p.stem)
 def test_its_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

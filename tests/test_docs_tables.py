@@ -59,6 +59,7 @@ def ran(tmp_path_factory):
     return folder, scope, splits
 
 
+@pytest.mark.slow
 def test_parquet(ran):
     folder, _, splits = ran
     flowers = data.load("flowers.npz", folder)
@@ -68,6 +69,7 @@ def test_parquet(ran):
     assert flowers.class_names == tuple(NAMES)
 
 
+@pytest.mark.slow
 def test_what_save_to_disk_writes(ran):
     folder, scope, splits = ran
     colour, _, labels = splits["train"]
@@ -82,6 +84,7 @@ def test_what_save_to_disk_writes(ran):
     np.testing.assert_array_equal(found, labels)
 
 
+@pytest.mark.slow
 def test_csv(ran):
     folder, _, splits = ran
     pixels = data.load("pixels.npz", folder)
@@ -94,6 +97,7 @@ def test_csv(ran):
         ]
 
 
+@pytest.mark.slow
 def test_arrays(ran):
     folder, scope, _ = ran
     assert scope["summary"]["data"]["num_examples"] == {"train": 450, "validation": 50, "test": 100}

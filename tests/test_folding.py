@@ -57,6 +57,7 @@ def assert_close(actual, expected, tolerance=1e-4):
     np.testing.assert_allclose(actual, expected, tolerance, tolerance * np.max(np.abs(expected)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", models.NAMES)
 def test_the_network_computes_the_logits_of_the_model(name, shape):
@@ -69,6 +70,7 @@ def test_the_network_computes_the_logits_of_the_model(name, shape):
     assert_close(*logits(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s_local", "resnet18"])
 def test_in_float64_they_agree_to_rounding(name):
     with jax.enable_x64(True):
@@ -79,6 +81,7 @@ def test_in_float64_they_agree_to_rounding(name):
         assert_close(apply(network, x), model.apply(variables, x), 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_size", [2, 5])
 def test_resnet18_with_other_windows(kernel_size):
     model, variables = made("resnet18", (9, 7, 2), kernel_size=kernel_size)
@@ -86,6 +89,7 @@ def test_resnet18_with_other_windows(kernel_size):
     assert_close(apply(fold(model, variables, (9, 7, 2)), x), model.apply(variables, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_a_black_network_takes_bytes_over_their_scale(name):
     model, variables = made(name, (5, 7, 2))
@@ -103,6 +107,7 @@ def test_black_is_refused_where_padding_would_change(name):
         fold(model, variables, (8, 8, 1), input_code="black")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["centred", "black"])
 @pytest.mark.parametrize("shape", [(5, 7, 2), (11, 3)])
 @pytest.mark.parametrize("name", DENSE)
@@ -166,6 +171,7 @@ def test_apply_refuses_inputs_of_another_shape():
         apply(fold(model, variables, (2, 6, 1)), np.zeros((5, 6, 2, 1), np.float32))
 
 
+@pytest.mark.slow
 def test_apply_by_hand():
     # relu(3 · 1 − 2 · 2 + 4) / 4 = 0.75 and relu(−3) = 0; positions summed: 0.75 + relu(4) / 4.
     first = Term("conv", 0, 1, np.array([[[3.0, -1.0], [-2.0, -1.0]]]))
@@ -176,6 +182,7 @@ def test_apply_by_hand():
     assert apply(network, inputs).tolist() == [[8 * 1.75 - 1]]
 
 
+@pytest.mark.slow
 def test_gradients_with_respect_to_weights():
     random = np.random.default_rng(3)
     normal = random.standard_normal

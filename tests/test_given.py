@@ -49,6 +49,7 @@ def given(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_run_directory_says_that_the_data_were_given(given):
     record = json.loads((given / "config.json").read_text())
     assert record["config"]["data"]["name"] == "given"
@@ -65,6 +66,7 @@ def test_the_run_directory_says_that_the_data_were_given(given):
     assert summary["data_sha256"] == record["data_sha256"] == data.digest(divided)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["never", pytest.param("always", marks=pytest.mark.slow)])
 def test_a_folder_of_the_same_images_gives_the_same_run(given, tmp_path, stream):
     dataset = digits()
@@ -83,6 +85,7 @@ def test_a_folder_of_the_same_images_gives_the_same_run(given, tmp_path, stream)
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_file_of_the_same_arrays_gives_the_same_run(given, tmp_path):
     data.save(digits(), tmp_path / "digits.npz")
     changes = {"data__name": "digits.npz", "data__data_dir": str(tmp_path)}
@@ -91,6 +94,7 @@ def test_a_file_of_the_same_arrays_gives_the_same_run(given, tmp_path):
     assert summary["data"]["class_names"] == list(NAMES)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_data_and_no_other(given, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(given, run)
@@ -108,6 +112,7 @@ def test_a_run_goes_on_with_the_same_data_and_no_other(given, tmp_path):
     assert outcome(run) == outcome(given)
 
 
+@pytest.mark.slow
 def test_commands_that_read_the_data_again_say_what_to_do(given):
     with pytest.raises(DataError, match=r"'given': the data of this run were given.*data\.save"):
         restore_network(str(given))
@@ -129,6 +134,7 @@ def test_refusals_before_anything_is_written(tmp_path, changes, dataset, error, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_from_before_these_keys_is_read_and_continued(given, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(given, run)

@@ -30,6 +30,7 @@ def test_every_command_is_listed_with_what_it_does():
         assert len(line) <= 120
 
 
+@pytest.mark.slow
 def test_a_command_is_run_with_its_own_arguments():
     command = [sys.executable, "-m", "lconv_jax"]
     run = subprocess.run([*command, "predict"], capture_output=True, text=True, check=False)

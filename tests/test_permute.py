@@ -41,6 +41,7 @@ def _seen(config, key, images):
     return np.asarray(arranged(inputs.make_augment(config)(key, jnp.asarray(images))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_permutation_is_after_augmentation_or_before_it(shape, dtype):
@@ -61,6 +62,7 @@ def test_the_permutation_is_after_augmentation_or_before_it(shape, dtype):
     assert not np.array_equal(_seen(first, key, images), _seen(after, key, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_evaluation_is_the_same_either_way(shape):
     images = jnp.asarray(_images(shape))
@@ -88,6 +90,7 @@ def test_0_is_none_1_the_run_s_own_and_from_2_on_the_same_for_all_runs():
     assert not np.array_equal(inputs.permutation(2, (8, 8, 1)), inputs.permutation(3, (8, 8, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_noise_has_its_deviation_is_new_at_every_step_and_not_in_evaluation(dtype):
     shape = (28, 28, 1)

@@ -49,6 +49,7 @@ def from_onnx(portable, images):
     return session.run(None, {"images": images})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES[1:])
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_s_logits_are_those_of_its_files(name, shape, tmp_path):
@@ -62,6 +63,7 @@ def test_every_model_s_logits_are_those_of_its_files(name, shape, tmp_path):
         np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s_conv", "s_local", "three_fc"])
 def test_signals_and_permuted_pixels(name, tmp_path):
     config = get_config()
@@ -79,6 +81,7 @@ def test_signals_and_permuted_pixels(name, tmp_path):
     assert_close(from_onnx(portable, signals), expected)
 
 
+@pytest.mark.slow
 def test_resnet18_with_other_windows(tmp_path):
     model, variables = made("resnet18", (9, 7, 2), kernel_size=4)
     images = stored((9, 7, 2))
@@ -88,6 +91,7 @@ def test_resnet18_with_other_windows(tmp_path):
     assert_close(from_onnx(portable, images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.NAMES)
 def test_a_kernel_is_found_by_the_name_of_its_layer(name):
     model, variables = made(name, (8, 8, 1))
@@ -105,6 +109,7 @@ def test_a_kernel_is_found_by_the_name_of_its_layer(name):
         np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1], ratio.shape), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_numpy_is_all_that_the_npz_needs(tmp_path):
     model, variables = made("d_local", (8, 8, 1))
     images = stored((8, 8, 1))
@@ -141,6 +146,7 @@ def test_equal_networks_are_equal_bytes_and_zeros_cost_little():
     assert len(npz.to_bytes(smaller)) < len(npz.to_bytes(portable)) / 3
 
 
+@pytest.mark.slow
 def test_an_onnx_model_says_what_it_is():
     model, variables = made("s_conv", (8, 8, 1))
     about = {"model": "s_conv", "step": 7}

@@ -34,6 +34,7 @@ def tiles(picture, height, width, rows, columns):
     )
 
 
+@pytest.mark.slow
 def test_the_first_column_is_the_data_and_the_others_are_the_policy_s(tmp_path):
     path = tmp_path / "sheet.png"
     arguments = {"augment": 'policy:[[["invert", 1]]]', "rows": 3, "columns": 2, "seed": 4}
@@ -97,6 +98,7 @@ def test_what_cannot_be_shown_is_refused(arguments, says, tmp_path):
     assert not (tmp_path / "sheet.png").exists()
 
 
+@pytest.mark.slow
 def test_the_command_s_flags_are_its_arguments(tmp_path):
     out = tmp_path / "sheet.png"
     command = [sys.executable, "-m", "lconv_jax.preview", "--name=digits", f"--out={out}"]

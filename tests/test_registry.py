@@ -88,6 +88,7 @@ def test_a_run_that_was_cut_off_goes_on_with_its_masks_and_gates(name, tmp_path)
     assert final_digests(cut) == final_digests(whole)
 
 
+@pytest.mark.slow
 def test_a_run_with_gates_ends_with_the_weights_for_a_test():
     setup = prepare(make_config("hard_concrete", **{"train.epochs": 1}))
     state, count = programs.initial_state(setup), setup.plan.total_steps
@@ -102,6 +103,7 @@ def test_a_run_with_gates_ends_with_the_weights_for_a_test():
     assert np.mean(np.asarray(wanted) == 0) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_begin_with_the_run(name):
     setup = prepare(make_config(name))
@@ -114,6 +116,7 @@ def test_masks_begin_with_the_run(name):
     assert share == pytest.approx(0.25 if starts_sparse else 1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_densities_by_layer():
     distribution = "conv1=0.05, fc1=0.5,fc2=1"
     setup = prepare(make_config("random_masks", **{"optimizer.distribution": distribution}))
@@ -122,6 +125,7 @@ def test_densities_by_layer():
         assert int(masks[layer].sum()) == round(share * masks[layer].size)
 
 
+@pytest.mark.slow
 def test_masks_from_a_file(tmp_path):
     file = str(tmp_path / "masks.npz")
     mask = np.random.default_rng(0).random((64, 64)) < 0.1
@@ -165,6 +169,7 @@ def test_a_file_of_masks_that_is_cut_off_or_damaged_is_named(tmp_path):
             read_masks(str(file))
 
 
+@pytest.mark.slow
 def test_the_logged_rate_of_a_lottery_ticket_is_that_of_its_rounds():
     config = make_config("lottery_ticket", **{"optimizer.rounds": 2, "optimizer.rewind": 0.25})
     made = prepare(config).plan

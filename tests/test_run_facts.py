@@ -22,6 +22,7 @@ def permuted(tmp_path_factory):
     return directory, config, train.train_and_evaluate(config, directory)
 
 
+@pytest.mark.slow
 def test_the_counts_of_the_last_evaluation_are_its_accuracies(permuted):
     directory, config, summary = permuted
     dataset = setup.load(config)
@@ -36,6 +37,7 @@ def test_the_counts_of_the_last_evaluation_are_its_accuracies(permuted):
         assert right / len(labels) == summary["metrics"][f"{name}/accuracy"]
 
 
+@pytest.mark.slow
 def test_the_facts_of_the_data_are_those_of_the_data(permuted):
     directory, config, _ = permuted
     dataset = setup.load(config)
@@ -51,6 +53,7 @@ def test_the_facts_of_the_data_are_those_of_the_data(permuted):
     np.testing.assert_array_equal(analysis.unpermuted_rows(kernel[order], order, (8, 8, 1)), kernel)
 
 
+@pytest.mark.slow
 def test_runs_that_train_together_say_the_same_as_a_lone_one(permuted, tmp_path):
     directory, config, _ = permuted
     sweeps.run(config, tmp_path, {})
@@ -59,6 +62,7 @@ def test_runs_that_train_together_say_the_same_as_a_lone_one(permuted, tmp_path)
     assert facts.read_data(other) == facts.read_data(directory)
 
 
+@pytest.mark.slow
 def test_a_test_set_that_is_not_read_is_not_in_the_counts(tmp_path):
     config = tiny_config.get_config()
     config.train.epochs = 1

@@ -43,6 +43,7 @@ def run(run_dir):
     return load_run(run_dir)
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_evaluation(run):
     last = run.summary["metrics"]
     assert run.finished
@@ -80,6 +81,7 @@ def test_weights_are_those_of_the_checkpoint(run):
     assert not np.allclose(run.batch_stats["bn_fc1"]["mean"], state.batch_stats["bn_fc1"]["mean"])
 
 
+@pytest.mark.slow
 def test_the_model_s_logits_are_those_of_the_run(run):
     images = run.dataset.test.images[:50]
     logits = run.logits(images)
@@ -130,6 +132,7 @@ def test_configuration_metrics_and_weights_need_no_data(run_dir, run, tmp_path, 
         bare.predict(np.zeros((1, 8, 8, 1), np.uint8))
 
 
+@pytest.mark.slow
 def test_other_data_are_refused_and_the_same_may_be_given(run, run_dir):
     with pytest.raises(DataError, match=r"\(digits\) have changed .*dataset="):
         load_run(run_dir, dataset=data.load("digits")).predict(run.dataset.test.images)
@@ -160,6 +163,7 @@ def test_a_run_that_is_not_finished(run_dir, run, tmp_path):
         _ = young.params
 
 
+@pytest.mark.slow
 def test_damage_is_named_and_left_where_it_is(run_dir, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
@@ -214,6 +218,7 @@ def test_signals_are_read_as_they_are_stored(tmp_path):
         run.predict(signals)
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_neither_data_nor_models():
     program = (
         "import sys, lconv_jax\n"

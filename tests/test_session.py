@@ -58,6 +58,7 @@ def test_a_session_that_saved_nothing_leaves_no_trace(half):
     assert _spans(_train(half, 30)) == [(0, 10), (10, 20), (20, 30)]
 
 
+@pytest.mark.slow
 def test_steps_done_again_are_those_of_the_later_session(half):
     shutil.rmtree(half / rundir.CHECKPOINTS / "20" / "state")
     assert _spans(_train(half, 30)) == [(0, 10), (10, 30)]

@@ -51,6 +51,7 @@ def levels_of(floats, depth=7, bias_bits=4):
     return in_levels(floats, scales), scales
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s_fc", "s_conv", "s_local"])
 def test_the_rounded_network_is_the_integer_one_up_to_a_factor(name):
     levels, scales = levels_of(equalize(network(name)))
@@ -71,6 +72,7 @@ def test_rounding_lets_the_gradient_through():
     np.testing.assert_allclose(gradient, 2 * np.round(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s_fc", "s_conv"])
 def test_dropping_dead_units_changes_no_prediction(name):
     floats = network(name, density=0.05)
@@ -88,6 +90,7 @@ def test_dropping_dead_units_changes_no_prediction(name):
     )
 
 
+@pytest.mark.slow
 def test_removal_keeps_the_share_and_the_most_useful():
     levels, _ = levels_of(equalize(network("s_fc")))
     moments = [
@@ -103,6 +106,7 @@ def test_removal_keeps_the_share_and_the_most_useful():
         assert np.array_equal(new.terms[0].kernel[now != 0], old.terms[0].kernel[now != 0])
 
 
+@pytest.mark.slow
 def test_removal_goes_on_where_weights_are_few_or_score_alike():
     levels, _ = levels_of(equalize(network("s_fc", density=0.02)))
     for moment in (0.0, 1.0):
@@ -115,6 +119,7 @@ def test_removal_goes_on_where_weights_are_few_or_score_alike():
         assert count_levels(remove(levels, moments, 0.999)) == before - 1
 
 
+@pytest.mark.slow
 def test_a_masked_weight_is_no_part_of_the_trained_network():
     levels, scales = levels_of(equalize(network("s_fc")))
     masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
@@ -204,6 +209,7 @@ def test_a_search_removes_its_own_files_only(tmp_path, monkeypatch):
         assert json.loads(path.read_text()) == rows
 
 
+@pytest.mark.slow
 def test_a_file_of_a_run_that_asks_for_too_much_is_named(tmp_path):
     path = tmp_path / "short" / "0000136.lconv"
     path.parent.mkdir()

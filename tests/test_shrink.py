@@ -221,6 +221,7 @@ def test_sizes_are_filled_up_with_dead_units_to_a_multiple():
     assert [keep[name].tolist() for name in ("fc1", "fc2")] == [[0], [0]]
 
 
+@pytest.mark.slow
 def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
     model = models.create("three_fc", alpha=6, num_classes=3)
     x = jax.random.normal(jax.random.key(1), (32, 4, 4, 1))
@@ -257,6 +258,7 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
     np.testing.assert_allclose(logits(model, back), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_falls_on_the_units_it_would_fall_on():
     x = jnp.arange(1.0, 41.0).reshape(4, 10)
     kept = (0, 3, 4, 9)

@@ -83,6 +83,7 @@ def in_memory(folder, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "streamed"), [(SMALLER, True), (LARGER, False)])
 def test_a_set_is_streamed_if_it_is_larger_than_the_limit(folder, limit, streamed):
     config = _config(folder)
@@ -136,6 +137,7 @@ def test_a_streamed_run_stopped_in_the_middle_has_the_bits_of_one_in_memory(
     assert {"eval/loss", "validation/accuracy"} <= lines[-1].keys()
 
 
+@pytest.mark.slow
 def test_a_directory_is_not_continued_with_data_read_in_the_other_way(folder, in_memory):
     config = _config(folder)
     config.data.stream = "always"
@@ -161,6 +163,7 @@ def test_division_gives_the_examples_it_gives_in_memory(folder, name):
         np.testing.assert_array_equal(here.labels[5:9], there.labels[5:9])
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_function_of_seed_and_step(folder):
     split = data.load("made_set", folder, stream="always").train
     images, labels = data.read_all(split)
@@ -175,6 +178,7 @@ def test_a_batch_is_a_function_of_seed_and_step(folder):
         np.testing.assert_array_equal(batches[step].labels, labels[chosen])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 4, 38])
 def test_chunks_are_the_batches_in_order_from_any_start(folder, start):
     split = data.load("made_set", folder, stream="always").train
@@ -189,6 +193,7 @@ def test_chunks_are_the_batches_in_order_from_any_start(folder, start):
         np.testing.assert_array_equal(got[chunk].labels[place], want.labels)
 
 
+@pytest.mark.slow
 def test_threads_stop_when_a_feed_is_left(folder):
     split = data.load("made_set", folder, stream="always").train
     before = set(threading.enumerate())
@@ -337,6 +342,7 @@ def test_what_needs_all_images_in_memory_is_refused(folder):
         np.asarray(split.images)
 
 
+@pytest.mark.slow
 def test_the_digest_of_a_streamed_set(folder, tmp_path):
     def digest(folder=folder, **options):
         return data.digest(data.load("made_set", folder, stream="always", **options))

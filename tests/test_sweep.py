@@ -145,6 +145,7 @@ class _Memory:
         return self
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("most", "available", "sizes"),
     [

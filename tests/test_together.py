@@ -225,6 +225,7 @@ def test_one_that_diverges_is_marked_and_changes_nothing_for_the_others(
     assert (tmp_path / "1" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_run_are_its_own_training_and_validation_examples():
     config = with_overrides(tiny_config.get_config(), BASE | {"data.examples": 800, "seed": 7})
     experiment, whole = prepare(config), lanes.load_whole(config)
@@ -263,6 +264,7 @@ def test_what_one_program_trains():
         assert key(**other) != key(), other
 
 
+@pytest.mark.slow
 def test_on_a_cpu_only_small_networks_train_together():
     small, large = (
         prepare(with_overrides(tiny_config.get_config(), {"model.alpha": alpha}))

@@ -35,6 +35,7 @@ def _restored(directory, config):
         return experiment, *checkpoints.restore(experiment.state_shapes)
 
 
+@pytest.mark.slow
 def test_it_learns_and_becomes_sparse(finished):
     directory, _, summary = finished
     assert summary["metrics"]["eval/accuracy"] > 0.8
@@ -115,6 +116,7 @@ def test_nonzeros_are_counted_exactly(shape):
     assert steps.count_nonzeros(jnp.asarray(kernel)) == np.count_nonzero(kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_training_does_not_read_is_checked_for_finiteness_too(bad):
     """BN statistics reach no loss and no update, and would first be missed in evaluation."""
@@ -130,6 +132,7 @@ def test_what_training_does_not_read_is_checked_for_finiteness_too(bad):
     assert not rows["finite"]
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_how_the_steps_are_grouped_changes_nothing():
     config = tiny_config.get_config()
@@ -212,6 +215,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
         loop.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
@@ -231,6 +235,7 @@ def test_what_only_the_data_show_is_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_names_the_step_and_saves_nothing_of_it(tmp_path):
     config = tiny_config.get_config("sgd")
     config.optimizer.learning_rate = 1e25
@@ -265,6 +270,7 @@ def test_reference_lr_sum_keeps_budget_and_threshold():
     assert effective["l1.conv"] > 4e-3
 
 
+@pytest.mark.slow
 def test_permuted_pixels_are_the_same_pixels():
     config = tiny_config.get_config()
     config.data.permute = 1
@@ -276,6 +282,7 @@ def test_permuted_pixels_are_the_same_pixels():
     np.testing.assert_array_equal(back, np.asarray(data.normalize(jnp.asarray(images))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [5, 128, 300])
 def test_evaluation_counts_every_example_once(count):
     config = tiny_config.get_config()
@@ -309,6 +316,7 @@ def test_evaluation_counts_every_example_once(count):
     np.testing.assert_array_equal(listed, expected)
 
 
+@pytest.mark.slow
 def test_pooled_statistics_are_those_of_all_the_examples():
     # The first layer sees its inputs unnormalised, so pooling must be exact there.
     config = tiny_config.get_config()

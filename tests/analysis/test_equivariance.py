@@ -39,6 +39,7 @@ def _first_layer(name, shape=SHAPE):
     return np.asarray(kernel), hidden
 
 
+@pytest.mark.slow
 def test_s_conv_moves_with_its_image_and_a_random_s_fc_does_not():
     images, shift = _images(), (2, -4)  # multiples of the stride
     kernel, hidden = _first_layer("s_conv")

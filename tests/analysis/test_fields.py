@@ -33,6 +33,7 @@ def _places(column, image_shape):
     return np.argwhere(column.reshape(image_shape).any(-1))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(SHAPES, st.booleans(), st.sampled_from([0.5, 0.9, 1.0]), SEEDS)
 @example((11, 3), True, 1.0, 3291)  # a weight of 4e-8 of the energy
@@ -213,6 +214,7 @@ def test_units_of_no_weight_and_of_one_have_what_is_defined():
         np.testing.assert_allclose(values, expected.get(name, [np.nan] * 3), err_msg=name)
 
 
+@pytest.mark.slow
 def test_local_units_differ_from_both_nulls_and_a_random_cloud_from_none():
     rng = np.random.default_rng(0)
     kernel = np.zeros((12, 12, 200))
@@ -233,6 +235,7 @@ def test_local_units_differ_from_both_nulls_and_a_random_cloud_from_none():
         assert max(abs(each.effect) for each in none.values() if not np.isnan(each.effect)) < 0.25
 
 
+@pytest.mark.slow
 def test_a_preference_of_all_units_is_local_by_counts_and_not_by_margins():
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:14, :14] - 6.5

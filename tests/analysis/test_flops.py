@@ -33,6 +33,7 @@ def test_a_residual_network_s_uses_are_its_positions():
     assert uses["block8/conv2"] == uses["fc1"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.NAMES)
 def test_the_dense_network_has_as_many_as_xla_counts(name):
     shape, alpha = (8, 8, 3), 16 if name == "three_fc" else 2

@@ -46,6 +46,7 @@ def test_shuffle_keeps_both_margins(inputs, units, density, seed):
     np.testing.assert_array_equal(shuffled.sum(1), support.sum(1))
 
 
+@pytest.mark.slow
 def test_shuffle_is_uniform_over_the_matrices_with_its_margins():
     # Margins (1, 1, 1) × (1, 1, 1) have six matrices, the permutations.
     rng = np.random.default_rng(0)
@@ -65,6 +66,7 @@ def _window_kernel(rng, side, width, units):
     return kernel.reshape(side * side, units)
 
 
+@pytest.mark.slow
 def test_local_units_are_told_from_scattered_ones():
     rng = np.random.default_rng(0)
     kernel = _window_kernel(rng, 28, 9, 400)

@@ -86,6 +86,7 @@ def test_matches_are_those_of_brute_force(units, teacher_units, seed):
     assert found.best.precision == pytest.approx(np.mean(shares))
 
 
+@pytest.mark.slow
 def test_a_random_layer_is_at_chance():
     teacher = _teacher(units=3)
     rng = np.random.default_rng(3)

@@ -130,6 +130,7 @@ def _conv_kernel(image_shape, alpha=3, stride=2, side=9):
     return np.asarray(models.dense_from_local(local, tuple(sides), stride))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_shape", [(16, 13, 1), (40, 2)])
 def test_a_convolution_shares_even_at_its_border(image_shape):
     kernel = _conv_kernel(image_shape)

@@ -30,6 +30,7 @@ def test_one_weight_a_unit_costs_a_place_less_the_order():
     assert places < bits < places + 35 < units * math.log2(196) - 60
 
 
+@pytest.mark.slow
 def test_neighbourhoods_save_bits_that_shuffling_takes_away():
     found = analysis.structure(_local_support(np.random.default_rng(0)), SHAPE)
     by_code = {each.code: each for each in found}
@@ -40,6 +41,7 @@ def test_neighbourhoods_save_bits_that_shuffling_takes_away():
     assert near.null_bits > 0.95 * unit.null_bits
 
 
+@pytest.mark.slow
 def test_repeated_stencils_are_cheapest_shared():
     stencil = np.random.default_rng(1).random((5, 5)) < 0.6
     support = np.zeros((*SHAPE[:2], 49), bool)
@@ -51,6 +53,7 @@ def test_repeated_stencils_are_cheapest_shared():
     assert found["shared"].null_bits > 0.9 * found["unit"].null_bits
 
 
+@pytest.mark.slow
 def test_dead_units_cost_nothing():
     support = _local_support(np.random.default_rng(0))
     padded = np.concatenate([support, np.zeros((196, 10), bool)], 1)

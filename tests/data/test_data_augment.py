@@ -37,6 +37,7 @@ def test_nothing_asked_nothing_done(shape):
     np.testing.assert_array_equal(augment(jax.random.key(0), images), images)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     shape=st.sampled_from(SHAPES[:2]),
@@ -87,6 +88,7 @@ def test_signals_are_shifted(crop, seed):
         assert any(np.array_equal(result, candidate) for candidate in candidates)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(shape=st.sampled_from(SHAPES), cutout=st.sampled_from([1, 5]), seed=st.integers(0, 2**31))
 def test_cutout_is_a_square_clipped_at_the_border(shape, cutout, seed):
@@ -127,6 +129,7 @@ def test_cutout_is_where_the_centre_is_not_what_was_shifted_in():
     assert (sides.min(), sides.max()) == (4, 8)
 
 
+@pytest.mark.slow
 def test_the_same_key_the_same_result_inside_scan():
     images = make_images((8, 8, 3))
     keys = jax.random.split(jax.random.key(0), 3)
@@ -168,6 +171,7 @@ def test_normalize_is_a_constant_scale():
     np.testing.assert_array_equal(data.normalize(jnp.asarray(as_float)), as_float)
 
 
+@pytest.mark.slow
 def test_cutout_is_filled_with_its_grey_level_and_nothing_else_is():
     images = np.full((64, 9, 9, 1), 200, np.uint8)
     key = jax.random.key(0)

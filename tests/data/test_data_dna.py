@@ -160,6 +160,7 @@ def make_genomics(folder, count=30):
     return examples
 
 
+@pytest.mark.slow
 def test_genomics_ood_as_tfds_writes_it(tmp_path):
     examples = make_genomics(tmp_path)
     loaded = data.load("genomics_ood:examples=30,test=20", tmp_path)

@@ -110,6 +110,7 @@ IMAGE_FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of EXIF that is damaged
 @settings(FUZZ, max_examples=100)
 @given(
@@ -129,6 +130,7 @@ def test_folders_of_images(tmp_path, changes, which, size, damaged):
     assert found is None or found.image_shape[:2] in ((5, 6), (6, 5), (3, 3))
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_png(tmp_path):
     """What cannot be read names the file at fault, whatever its bytes say."""
     good = image_bytes("PNG", "RGB")
@@ -166,6 +168,7 @@ def wav_bytes(dtype, channels):
     return file.getvalue()
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     changes=CHANGES,
@@ -181,6 +184,7 @@ def test_wav(tmp_path, changes, dtype, channels):
     load("spoken_digits", tmp_path)
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_wav_header(tmp_path):
     good = wav_bytes(np.int16, 1)
     for name in ("0_a_0", "1_a_0", "0_b_0"):
@@ -271,6 +275,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @FUZZ
 @given(which=st.sampled_from(["dataset_info.json", "features.json"]), data_=st.data())
 def test_metadata_of_a_prepared_set(prepared, which, data_):

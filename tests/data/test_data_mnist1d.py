@@ -29,6 +29,7 @@ def test_it_is_the_package_s_own_set():
     np.testing.assert_array_equal(found.test.labels, made["y_test"])
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_sizes_as_asked():
     name = "mnist1d:examples=137,test=63,seed=5"
     one, two = data.load(name), data.load(name)

@@ -39,6 +39,7 @@ def make_images(shape, seed):
     return images.astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", operations.NAMES)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(draw=st.data(), shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**31))

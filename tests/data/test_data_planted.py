@@ -134,6 +134,7 @@ def test_the_stream_of_random_numbers_is_numpy_s_documented_one():
     np.testing.assert_array_equal(planted._Random(3, 1).uniform(5), expected)
 
 
+@pytest.mark.slow
 def test_importing_data_does_not_import_it():
     code = "import sys, lconv_jax.data; print('lconv_jax.data.sources.planted' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -118,6 +118,7 @@ def test_the_published_fast_autoaugment_policies_are_whole(name, sub_policies, s
 
 
 # The ranges of the authors' code, in the units of the Pillow operation that it calls.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("published", "operation", "low", "high"),
     [
@@ -179,6 +180,7 @@ def _expected_frequencies(policy, shape):
     return repeats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoaugment", "randaugment:2,9"])
 def test_what_is_drawn_is_as_frequent_as_the_policy_says(name):
     policy = policies.load(name)
@@ -213,6 +215,7 @@ def test_trivialaugment_draws_strengths_uniformly():
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_two_operations_of_a_sub_policy_are_drawn_independently_but_together():
     policy = policies.load("policy:" + json.dumps([[["invert", 0.5], ["equalize", 0.5]]] * 2))
     operation, _, _ = draw(0, (40_000, 8, 8, 1), policy)
@@ -238,6 +241,7 @@ def _by_pillow(images, drawn, fill):
     return np.stack(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoaugment", "fast_autoaugment_cifar10"])
 def test_what_is_drawn_is_done(name, images):
     policy = policies.load(name)
@@ -250,6 +254,7 @@ def test_what_is_drawn_is_done(name, images):
     assert (results != images).any((1, 2, 3)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_runs_that_train_together_draw_as_each_does_alone(images):
     own = [[["translate_y", 0.7, 0.25]], [["solarize", 1, 128]], [["equalize", 1]]]
     policy = policies.load("policy:" + json.dumps(own))
@@ -268,6 +273,7 @@ def test_runs_that_train_together_draw_as_each_does_alone(images):
     assert len({np.asarray(results).tobytes() for results in together}) == 3
 
 
+@pytest.mark.slow
 def test_the_policy_comes_before_crop_and_cutout():
     # Inversion makes white of black: zeros are then what crop and cutout let in.
     config = make_config(augment='policy:[[["invert", 1]]]', crop=3, cutout=5)

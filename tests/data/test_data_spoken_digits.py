@@ -347,6 +347,7 @@ def test_a_set_of_tfds_is_read_like_its_files(tmp_path, monkeypatch):
         data.load("spoken_digits")
 
 
+@pytest.mark.slow
 def test_tfds_writes_what_is_read(tmp_path):
     """TFDS's own features and writer, on arrays in the place of files."""
     pytest.importorskip("tensorflow")

@@ -34,6 +34,7 @@ def as_set(images, labels):
     )
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read(tmp_path):
     train, train_examples = make_examples(2500)  # more than are read at a time
     test, test_examples = make_examples(20, seed=1)
@@ -179,6 +180,7 @@ def test_a_set_cannot_have_code_of_its_own_run(tmp_path, monkeypatch, file, old,
     assert "EVIL_SET_RAN" not in os.environ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", None])
 def test_metadata_that_is_not_whole_is_named(tmp_path, file, content):
@@ -319,6 +321,7 @@ def run_python(code, hidden=("tensorflow",)):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_reading_works_where_tensorflow_is_not_installed(tmp_path):
     pixels, examples = make_examples(4)
     tfds_made.make(
@@ -334,6 +337,7 @@ print(loaded.train.images.astype(int).sum())
     assert done.stdout.split() == [str(pixels.astype(int).sum())]
 
 
+@pytest.mark.slow
 def test_reading_does_not_load_an_installed_tensorflow(tmp_path):
     _, examples = make_examples(4)
     tfds_made.make(
@@ -351,6 +355,7 @@ assert "tensorflow" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_importing_and_the_embedded_set_need_no_data_library():
     done = run_python(
         """
@@ -362,6 +367,7 @@ data.load("fashion_mnist_small")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_preparing_without_tensorflow_says_what_to_install(tmp_path):
     done = run_python(f"""
 sys.argv = ["prepare", "cifar10", "--data_dir", {str(tmp_path)!r}]

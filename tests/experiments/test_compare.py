@@ -55,6 +55,7 @@ def test_beta_lasso_comes_first_of_every_seed():
         compare.config_of(study, Cell("rigl", 1))
 
 
+@pytest.mark.slow
 def test_a_cut_layer_has_its_largest_weights():
     kernel = np.array([[3.0, -4.0, 0.5], [0.1, 1.0, -2.0]])
     np.testing.assert_array_equal(compare.cut(kernel, 0.5), [[3, -4, 0], [0, 0, -2]])

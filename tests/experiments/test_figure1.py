@@ -7,6 +7,7 @@ import pytest
 from lconv_jax.experiments import figure1
 
 
+@pytest.mark.slow
 def test_tables_show_the_true_d_local_beside_the_printed_one():
     d, s = (
         figure1.layer_table(figure1.by_layer(family, alpha, (32, 32, 3), 10)).splitlines()
@@ -19,12 +20,14 @@ def test_tables_show_the_true_d_local_beside_the_printed_one():
     assert "| conv3 | 8,100 | 2,073,600 | 58,982,400 | 518,400 |" in d
 
 
+@pytest.mark.slow
 def test_alpha_side_channels_and_classes_are_arguments():
     d, s = (figure1.layer_table(figure1.by_layer(family, 2, (16, 16, 1), 4)) for family in "ds")
     assert "| conv1 | 18 | 4,608 | 131,072 | 4,608 |" in d
     assert "| fc2 | 192 | 192 | 192 |" in s
 
 
+@pytest.mark.slow
 def test_lines_pass_through_the_tables_sums(monkeypatch):
     monkeypatch.setattr(figure1, "SIDES", (32,))
     monkeypatch.setattr(figure1, "ALPHAS", (15, 150))
@@ -39,6 +42,7 @@ def test_lines_pass_through_the_tables_sums(monkeypatch):
         assert sums[name] == (narrow if figure1.MODELS[name][0] == "d" else wide)
 
 
+@pytest.mark.slow
 def test_what_is_dense_grows_with_the_fourth_power_of_the_side_and_the_rest_with_the_second():
     for name, values in figure1.against_side().items():
         growth = math.log2(values[-1] / values[-2])

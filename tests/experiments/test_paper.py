@@ -25,6 +25,7 @@ from lconv_jax.training import loop
 TRAINED = (table1, table2, figure2, figure3, figure4, figure5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", paper.PRESETS)
 @pytest.mark.parametrize("data", paper.DATA)
 def test_every_run_is_valid_and_reads_the_test_set_once(preset, data):
@@ -45,6 +46,7 @@ def test_every_run_is_valid_and_reads_the_test_set_once(preset, data):
         assert set(grid) <= set(config_lib.KEYS)
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_paper():
     sizes = paper.PRESETS["paper"]
 
@@ -145,6 +147,7 @@ def test_the_fewest_weights_are_those_of_the_smallest_network_that_reaches_the_t
     assert figure2.fewest(points, "s_conv", 0.85) is None
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_from_what_is_kept(tmp_path):
     study = Study("cifar10", "small", results=str(tmp_path), runs_dir=str(tmp_path / "runs"))
     for module in (figure2, figure3, figure5):
@@ -226,6 +229,7 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     assert "s_local α=1, SGD, 2 epochs, seed 0 holds no finished run" in filters
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit_is_not_timed(monkeypatch):
     from lconv_jax.training import lanes
     from lconv_jax.training.setup import prepare

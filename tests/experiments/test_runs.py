@@ -77,6 +77,7 @@ def test_configurations_are_read_from_the_root_of_a_clone(tmp_path, monkeypatch)
         runs.get_config("sfc_nlgp")
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_a_run_is_not_repeated(tmp_path):
     base = tiny_config.get_config()
     configs = {
@@ -97,6 +98,7 @@ def test_results_are_kept_and_a_run_is_not_repeated(tmp_path):
     assert again["short"]["locality"] == []
 
 
+@pytest.mark.slow
 def test_localisation_is_added_once_beside_that_of_the_weights_cut(tmp_path):
     sparse = tiny_config.get_config()
     dense = with_overrides(sparse, {"optimizer.name": "sgd"})

@@ -80,6 +80,7 @@ def test_a_network_of_zeros_costs_its_one_value_and_two_logarithms():
     assert bounds.theorem2_bits(0, 1, 1024, 32) == 32 + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", BOUNDS)
 @many
 @given(losses, bits, bits, examples, examples, deltas, deltas)
@@ -119,6 +120,7 @@ def test_theorem2_bound_grows_with_the_description_and_falls_with_examples_and_d
     assert reference > bounds.theorem2_bound(0.1, nonzeros, distinct, total, 32, m, 2 * delta)
 
 
+@pytest.mark.slow
 @many
 @given(losses, bits, examples, deltas)
 @example(0.5, 0, MOST, MOST_DELTA)
@@ -186,6 +188,7 @@ def test_kraft_bound_is_its_formula_rounded_up(loss, length, m, delta):
     assert bound == exact == math.inf or 0 <= mpmath.mpf(bound) / exact - 1 < 1e-14
 
 
+@pytest.mark.slow
 @many
 @given(st.floats(0.01, 0.9), st.floats(0, 5000), st.integers(10_000, 10**6), deltas)
 def test_the_relative_entropy_to_kl_bound_is_what_the_bits_allow(loss, length, m, delta):
@@ -211,6 +214,7 @@ def failures(bound, error, m, length, delta):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_one_hypothesis_fails_with_probability_delta_at_most(bound):
     grid = np.linspace(0.005, 0.995, 199)

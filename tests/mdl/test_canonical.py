@@ -49,6 +49,7 @@ def dead_units(network):
                 yield number, unit
 
 
+@pytest.mark.slow
 @some
 @given(networks())
 def test_the_outputs_are_the_same(network):
@@ -60,6 +61,7 @@ def test_the_outputs_are_the_same(network):
     assert output_shapes(found)[-1] == output_shapes(network)[-1]
 
 
+@pytest.mark.slow
 @some
 @given(networks())
 def test_no_dead_units_are_left_and_there_is_nothing_more_to_do(network):
@@ -189,6 +191,7 @@ def test_a_local_layer_keeps_one_unit_and_can_be_evaluated():
     assert len(found.layers[0].bias) == 1
 
 
+@pytest.mark.slow
 @some
 @given(networks(), st.integers(0, 2**20))
 def test_hidden_units_in_another_order_compute_the_same(network, seed):

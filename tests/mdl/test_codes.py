@@ -118,12 +118,14 @@ def check_comes_back(network, code):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ALL)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_come_back(name, code):
     check_comes_back(NETWORKS[name], code)
 
 
+@pytest.mark.slow
 @some
 @given(networks(), st.sampled_from(ALL))
 def test_random_networks_come_back(network, code):
@@ -139,6 +141,7 @@ def test_raw_and_theorem2_describe_every_weight(network, code):
     assert same_network(decode(encode(network, code)), network)
 
 
+@pytest.mark.slow
 @some
 @given(networks())
 def test_the_other_codes_describe_the_canonical_form(network):
@@ -156,6 +159,7 @@ def test_the_other_codes_describe_the_canonical_form(network):
                 np.testing.assert_array_equal(np.sort(a.kernel, None), np.sort(b.kernel, None))
 
 
+@pytest.mark.slow
 @some
 @given(networks())
 def test_the_shortest_file_is_as_short_as_any(network):
@@ -240,6 +244,7 @@ def test_theorem2_knows_no_structure_and_shortest_does():
     assert files["shared"] < files["unit"] / 2
 
 
+@pytest.mark.slow
 @some
 @given(st.integers(0, 2**20), st.sampled_from([code for code in ALL if code not in AS_THEY_ARE]))
 def test_the_order_of_hidden_units_leaves_no_trace(seed, code):
@@ -300,6 +305,7 @@ def test_nothing_may_follow_a_file(more):
         decode(SMALL + more)
 
 
+@pytest.mark.slow
 @some
 @given(networks(most_hidden=1), networks(most_hidden=1), st.sampled_from(ALL))
 def test_no_file_begins_another(one, two, code):

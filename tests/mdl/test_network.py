@@ -183,6 +183,7 @@ def assert_agrees_with_jax(network, images):
     np.testing.assert_array_equal(outputs, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_of_term_agrees_with_jax_and_with_a_loop(name):
     network = KINDS[name]
@@ -193,6 +194,7 @@ def test_each_kind_of_term_agrees_with_jax_and_with_a_loop(name):
     assert np.ptp(looped, axis=0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_random_networks_agree_with_jax(seed):
     network = draw_network(seed)

@@ -42,6 +42,7 @@ def float_outputs(network, examples):
         return np.asarray(apply(network, inputs))
 
 
+@pytest.mark.slow
 @some
 @given(networks(most_hidden=2), seeds)
 def test_many_levels_predict_what_the_floats_predict(network, seed):
@@ -122,6 +123,7 @@ def test_one_large_weight_does_not_set_the_step():
     assert (found == 1).all()
 
 
+@pytest.mark.slow
 @some
 @given(networks(), seeds)
 def test_equalizing_keeps_the_function(network, seed):

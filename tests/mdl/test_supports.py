@@ -108,6 +108,7 @@ def test_every_support_of_a_small_layer_comes_back(mode):
     assert len(seen) in (pairs.get(mode, 16 * 17 // 2), 16 * 17 // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(1, 1, 3), (1, 4, 2), (4, 1, 1), (2, 3, 1), (2, 3, 2), (3, 3, 1)]
 )
@@ -293,6 +294,7 @@ def twin_support(nonzeros=12, alpha=4, side=12):
     return support[:, support.any(0)], shape
 
 
+@pytest.mark.slow
 def test_a_convolution_in_a_dense_layer_costs_its_stencils_and_places():
     support, grid = twin_support(nonzeros=81, alpha=4)
     count, places = support.shape[1], 20 * 20
@@ -312,6 +314,7 @@ def test_sparse_kernels_of_a_convolution_are_told_once():
     assert shared < local < unit
 
 
+@pytest.mark.slow
 def test_shuffled_supports_have_no_cheap_code():
     support, grid = twin_support()
     for seed in range(3):

@@ -10,6 +10,7 @@ from lconv_jax.mdl.coder import DamagedError
 from tests.mdl.networks_made import crafted, dense_network, make_examples, networks
 
 
+@pytest.mark.slow
 def test_sound_files_are_read_and_a_damaged_one_is_named():
     kernels = [np.arange(12).reshape(4, 3), np.eye(2, dtype=int)]
     files = {str(index): mdl.encode(dense_network(kernel)) for index, kernel in enumerate(kernels)}
@@ -21,6 +22,7 @@ def test_sound_files_are_read_and_a_damaged_one_is_named():
         untrusted.decode(files | {"1": damaged, "2": b""})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     [

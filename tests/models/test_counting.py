@@ -38,6 +38,7 @@ def tables(s, c, a, C):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 32, 48])
 @pytest.mark.parametrize(("channels", "alpha", "classes"), [(3, 5, 10), (1, 8, 100)])
 def test_counts_are_those_of_tables_3_and_4(side, channels, alpha, classes):
@@ -57,6 +58,7 @@ def test_totals_of_the_paper():
     assert total("d_local", 15) == 49 * 1024 * 225 + (27 * 1024 + 640) * 15 == 11_713_920
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [(n, (5, 6, 2)) for n in NAMES] + [("s_local", (7, 1))])
 def test_counts_are_the_sizes_of_the_kernels_that_init_allocates(name, shape):
     model = create(name, alpha=1, num_classes=3)
@@ -69,6 +71,7 @@ def test_counts_are_the_sizes_of_the_kernels_that_init_allocates(name, shape):
     assert count_weights(name, 1, shape, 3) == kernels
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     family=st.sampled_from(["d", "s"]),
@@ -95,6 +98,7 @@ def test_counts_at_any_side(family, sides, channels, alpha, classes):
         assert count_weights(f"{family}_{kind}", alpha, shape, classes) == {**convs, **head}
 
 
+@pytest.mark.slow
 def test_original_resnet_18():
     # torchvision's ResNet-18 has 11 689 512 parameters: 9 600 for normalisation, 1 000 biases,
     # a 7×7 stem (9 408 weights) instead of 3×3 (1 728).
@@ -109,6 +113,7 @@ def test_images_too_large_to_allocate_are_counted():
     assert count_weights("s_fc", 150, (224, 224, 3), 10)["conv1"] == 3 * 224**4 * 150 // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "alpha"), [("s_conv", 150), ("s_local", 150), ("s_fc", 150), ("d_conv", 14)]
 )
@@ -116,6 +121,7 @@ def test_base_channels_of_the_papers_budget(name, alpha):
     assert base_channels(name, 256e6, (32, 32, 3), 10) == alpha
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(
     name=st.sampled_from(["d_local", "s_conv", "three_fc"]),

@@ -56,6 +56,7 @@ def relative(actual, expected):
     return np.max(np.abs(actual - expected)) / np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("convs", "shape"), CASES)
 @pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-4), (True, 1e-10)])
 def test_twins_compute_the_same_logits(convs, shape, x64, tolerance, variables_of):
@@ -101,6 +102,7 @@ def test_an_embedding_has_exactly_the_parameters_of_the_larger_twin(convs, shape
         assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("convs", "shape"), CASES)
 def test_projecting_an_embedded_network_gives_it_back(convs, shape, variables_of):
     models, x = twins(convs, shape)
@@ -118,6 +120,7 @@ def test_projecting_an_embedded_network_gives_it_back(convs, shape, variables_of
         assert_trees_close(there_and_back(start), start)
 
 
+@pytest.mark.slow
 def test_a_dense_network_projects_onto_its_local_twin_whichever_way(variables_of):
     shape = (7, 5, 2)
     models, x = twins(SHALLOW, shape)
@@ -191,6 +194,7 @@ def test_a_local_kernel_comes_back_without_its_padding_taps(sides, kernel_size, 
     np.testing.assert_array_equal(back, np.where(inside, local, 0))
 
 
+@pytest.mark.slow
 def test_embedding_is_compiled_and_leaves_its_argument_alone(variables_of):
     shape = (9, 6, 2)
     models, x = twins(SHALLOW, shape)

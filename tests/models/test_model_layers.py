@@ -21,6 +21,7 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [5, 6])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_a_product_in_bfloat16_rounds_its_factors_and_nothing_else(batch, rows):
@@ -40,6 +41,7 @@ def test_a_product_in_bfloat16_rounds_its_factors_and_nothing_else(batch, rows):
         np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(sides=SIDES, kernel_size=st.integers(1, 5), stride=st.integers(1, 3))
 def test_every_candidate_of_the_benchmark_is_the_same_function(sides, kernel_size, stride):
@@ -57,6 +59,7 @@ def test_every_candidate_of_the_benchmark_is_the_same_function(sides, kernel_siz
             close(other, first)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(sides=SIDES, kernel_size=st.integers(1, 5), stride=st.integers(1, 3))
 def test_local_convolution_reads_each_window_with_its_own_kernel(sides, kernel_size, stride):
@@ -73,6 +76,7 @@ def test_local_convolution_reads_each_window_with_its_own_kernel(sides, kernel_s
     close(actual.reshape(expected.shape), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(9,), (8, 5)])
 def test_shared_convolution_takes_the_parameters_of_flax_conv(sides):
     x = normal(0, 2, *sides, 3)
@@ -106,6 +110,7 @@ def test_accelerators_keep_xla_convolutions_and_store_no_unfolded_input(platform
     assert (unfolded in program) != uses_xla
 
 
+@pytest.mark.slow
 def test_a_local_kernel_starts_at_the_scale_of_its_shared_twin():
     x = jnp.zeros((1, 12, 12, 8))
     shared, local = (
@@ -117,6 +122,7 @@ def test_a_local_kernel_starts_at_the_scale_of_its_shared_twin():
     assert np.std(local) == pytest.approx((9 * 8) ** -0.5, rel=0.05)
 
 
+@pytest.mark.slow
 def test_batch_norm_is_flax_batch_norm_and_so_is_its_gradient():
     rng = np.random.default_rng(0)
     # Ordinary, constant and near-constant units, and means far from zero.

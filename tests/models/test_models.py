@@ -45,6 +45,7 @@ def observed(model, variables, x):
     return run(variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_training_changes_statistics_and_every_parameter_has_a_gradient(name, make):
     model, variables = make(name)
@@ -62,6 +63,7 @@ def test_training_changes_statistics_and_every_parameter_has_a_gradient(name, ma
     assert all(jnp.any(a != b) for a, b in zip(old, new, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_signals_are_images_with_one_side(name, make):
     model, variables = make(name, SIGNALS)
@@ -126,6 +128,7 @@ def test_normalisation_is_per_channel_or_per_unit(name, units, make):
     assert variables["batch_stats"]["bn_conv1"]["mean"].shape == (units,)
 
 
+@pytest.mark.slow
 def test_resnet_kernel_size_changes_all_but_the_shortcuts(make):
     _, variables = make("resnet18", kernel_size=5)
     kernels = {
@@ -140,6 +143,7 @@ def test_resnet_kernel_size_changes_all_but_the_shortcuts(make):
     assert set(kernels.values()) == {(1, 1), (5, 5)}
 
 
+@pytest.mark.slow
 def test_a_resnet_block_adds_its_input(make):
     model, variables = make("resnet18")
     x = batch(IMAGES)
@@ -157,6 +161,7 @@ def test_a_resnet_block_adds_its_input(make):
     assert jnp.any(outputs[0] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name, make):
     model, variables = make(name, dtype=jnp.bfloat16)
@@ -170,6 +175,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(name, make):
     assert jnp.linalg.norm(logits - exact) < 0.25 * jnp.linalg.norm(exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s_conv", "s_fc", "three_fc", "resnet18"])
 def test_dropout_acts_in_training_only(name, make):
     model, variables = make(name, dropout=0.5)
@@ -183,6 +189,7 @@ def test_dropout_acts_in_training_only(name, make):
     assert jnp.any(first != other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"), [("s_fc", 2), ("d_conv", 2), ("three_fc", 2), ("resnet18", 1)]
 )
@@ -194,6 +201,7 @@ def test_dropout_stands_before_the_last_two_dense_layers(name, count, make):
     assert all(np.mean(np.asarray(v["__call__"][0]) == 0) > 0.8 for v in dropped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_momentum_zero_stores_the_statistics_of_the_batch(name, make):
     model, variables = make(name)
@@ -222,6 +230,7 @@ def test_variance_of_a_nearly_constant_unit_does_not_cancel(make):
     np.testing.assert_allclose(updated["batch_stats"]["bn_fc1"]["var"], 1e-4, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_float64_is_float64_throughout(name, variables_of):
     with jax.enable_x64(True):

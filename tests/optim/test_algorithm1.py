@@ -60,6 +60,7 @@ def assert_same(tree, expected):
         np.testing.assert_array_equal(np.asarray(one), other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("l1", "beta", "steps"),
     [(L1, BETA, 200), (L1, 1.0, 50), (L1, 0.0, 50), ({"conv": 2e-3}, BETA, 50)],
@@ -134,6 +135,7 @@ def test_one_compiled_step_agrees_to_2_ulp(traced):
         assert np.all(((new[path] == 0) == (reference[path] == 0)) | near), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_without_penalty_it_is_sgd(momentum, nesterov):
@@ -157,6 +159,7 @@ def momentum_reference(theta, trace, grad, *, learning_rate, l1, beta, momentum,
     return np.where(below, np.float32(0), theta), np.where(below, np.float32(0), trace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_momentum_is_decoupled_and_cleared_where_a_weight_is_made_zero(nesterov):
     theta = np.random.default_rng(0).normal(0, 0.2, (20, 10)).astype(np.float32)
@@ -176,6 +179,7 @@ def test_momentum_is_decoupled_and_cleared_where_a_weight_is_made_zero(nesterov)
     assert 0.1 < np.mean(expected == 0) < 0.9
 
 
+@pytest.mark.slow
 def test_momentum_of_what_is_not_regularised_stays():
     params = {"w": jnp.full((2, 2), 0.01), "b": jnp.zeros(2)}
     grads = jax.tree.map(jnp.zeros_like, params)
@@ -189,6 +193,7 @@ def test_momentum_of_what_is_not_regularised_stays():
     assert np.all(np.asarray(updates["w"]) != 0)
 
 
+@pytest.mark.slow
 def test_a_zero_does_not_come_back_by_old_momentum():
     params = {"w": jnp.full((1, 2), 0.06)}
     tx = beta_lasso(0.1, 1e-3, 50.0, momentum=0.9)

@@ -30,6 +30,7 @@ L1, BETA = 1e-3, 50.0
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()  # arrays, though the first call may be while a function is traced
 def make_params(seed=0):
     keys = jax.random.split(jax.random.key(seed), 4)
     return {
@@ -45,6 +46,7 @@ def make_params(seed=0):
 
 
 @functools.cache
+@jax.ensure_compile_time_eval()
 def make_grads(seed):
     return jax.tree.map(lambda leaf: 3 * leaf, make_params(100 + seed))
 
@@ -113,6 +115,7 @@ def is_plain(make):
     return make in PLAIN.values()
 
 
+@pytest.mark.slow
 def test_parts_make_the_whole():
     parts = optax.chain(
         add_l1_subgradient(L1), optax.scale_by_learning_rate(0.1), hard_threshold(BETA * L1)
@@ -122,6 +125,7 @@ def test_parts_make_the_whole():
     assert_sparse(whole)
 
 
+@pytest.mark.slow
 def test_donated_buffers(make_any):
     expected, _ = train(make_any(), make_params())
     params = jax.tree.map(jnp.copy, make_params())
@@ -131,6 +135,7 @@ def test_donated_buffers(make_any):
     assert all(leaf.is_deleted() for leaf in first)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop(make_any):
     tx = make_any()
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), make_params(0), make_params(1))
@@ -158,6 +163,7 @@ def test_vmap_over_strengths():
     assert counts[0] > counts[1] > counts[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [optax.scale_by_adam(), optax.clip_by_global_norm(0.5), optax.add_decayed_weights(1e-2)],
@@ -185,6 +191,7 @@ def test_the_penalty_is_outside_of_adam():
     np.testing.assert_allclose(updates["w"], -0.1 * L1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_after_a_whole_optimizer_it_climbs():
     """What the documentation warns of."""
     tx = optax.chain(optax.adam(0.1), beta_lasso(0.1, 0.0))
@@ -232,6 +239,7 @@ def test_masked():
     assert_close(got["fc1"], train(optax.sgd(0.1), params)[0]["fc1"])
 
 
+@pytest.mark.slow
 def test_multi_steps_outside(make_any):
     params = make_params()
     tx = optax.MultiSteps(make_any(), every_k_schedule=2)
@@ -254,6 +262,7 @@ def test_multi_steps_outside(make_any):
     assert_close(params, expected)
 
 
+@pytest.mark.slow
 def test_apply_if_finite_outside(make_any):
     params = make_params()
     tx = optax.apply_if_finite(make_any(), 3)
@@ -316,6 +325,7 @@ def test_inject_hyperparams_by_label():
     assert_sparse(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -403,6 +413,7 @@ class Net(nnx.Module):
         return self.fc1(nnx.relu(self.bn1(self.conv1(inputs))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_nnx_optimizer(momentum):
     model = Net(nnx.Rngs(0))
@@ -423,6 +434,7 @@ def test_nnx_optimizer(momentum):
     assert np.all(model.bn1.scale[...] != 0)
 
 
+@pytest.mark.slow
 def test_nnx_optimizer_with_gates():
     model = Net(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, hard_concrete(optax.adam(0.1), {"conv": 0.1}), wrt=nnx.Param)

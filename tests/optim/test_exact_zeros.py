@@ -41,6 +41,7 @@ def scheduled(value):
     return lambda count: value * jnp.cos(0.0 * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("kind", ["constant", "traced", "schedule"])
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_the_test_is_of_the_parameter_as_it_will_be():
     np.testing.assert_array_equal(jax.jit(moved)(params, grads), expected)
 
 
+@pytest.mark.slow
 def test_a_loop_on_the_device():
     params, grads = near_the_threshold(jnp.float32, jnp.float32, 1 << 14)
     tx = beta_lasso(LEARNING_RATE, L1, BETA)
@@ -112,6 +114,7 @@ def test_a_loop_on_the_device():
 finite = {"allow_nan": False, "allow_infinity": False}
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(data=st.data(), shape=st.sampled_from([(1, 1), (3, 4), (2, 1, 3)]))
 def test_any_values(data, shape):
@@ -150,6 +153,7 @@ def test_what_is_not_finite_stays_visible(dtype, momentum):
     assert new[0, 5] == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_zeros_but_does_not_shrink():
     """What the documentation warns of: λη is less than half a bfloat16's spacing."""
     start = jnp.full((2, 2), 0.01, jnp.bfloat16).at[0, 0].set(0)

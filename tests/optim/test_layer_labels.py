@@ -70,6 +70,7 @@ class Net(nnx.Module):
         self.fcs = nnx.List([nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)])
 
 
+@pytest.mark.slow
 def test_nnx_state():
     state = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
     labels = nnx.to_pure_dict(layer_labels(state))
@@ -85,6 +86,7 @@ def regularised(tx, params):
     return jax.tree.map(lambda update: float(update.max()), updates)
 
 
+@pytest.mark.slow
 def test_a_number_takes_all_weights_by_default():
     got = regularised(add_l1_subgradient(0.5), PARAMS)
     assert got == {

@@ -83,6 +83,7 @@ values = st.sampled_from([0.0, -0.0, 1.0, 2.0, -1.5, 1e-30, 3e38, -np.inf]) | st
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(scores=st.lists(values, min_size=6, max_size=6), k=st.integers(0, 6))
 def test_the_largest_are_those_of_a_sort(scores, k):
@@ -176,6 +177,7 @@ def test_a_local_layer_counts_as_a_convolution_at_each_position():
     assert isinstance(by_label["fc1"]["kernel"], optax.MaskedNode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", ["uniform", "global"])
 def test_gradual_pruning_follows_the_cubic_and_keeps_the_largest(distribution):
     begin, end, every, density = 2, 9, 3, 0.1
@@ -213,6 +215,7 @@ def test_gradual_pruning_follows_the_cubic_and_keeps_the_largest(distribution):
     assert sum(counts(found[-1][2]).values()) == sum(round(density * n) for n in sizes.values())
 
 
+@pytest.mark.slow
 def test_saliency_is_averaged_since_the_pruning_before():
     tx = saliency_pruning(optax.sgd(0.01), 0.25, begin=1, end=4, every=3, distribution="uniform")
     found = run(tx, 5)
@@ -230,6 +233,7 @@ def test_saliency_is_averaged_since_the_pruning_before():
             )
 
 
+@pytest.mark.slow
 def test_snip_s_score_is_the_derivative_by_the_mask():
     inputs = jax.random.normal(jax.random.key(0), (32, 12))
     params = make_params()
@@ -261,6 +265,7 @@ def test_snip_s_score_is_the_derivative_by_the_mask():
     assert int(optax.tree.get(state.inner_state, "count")) == 0
 
 
+@pytest.mark.slow
 def test_a_lottery_ticket_goes_back_with_its_schedule():
     schedule = optax.linear_schedule(0.5, 0.0, 6)
     tx = lottery_ticket(
@@ -286,6 +291,7 @@ def test_a_lottery_ticket_goes_back_with_its_schedule():
     assert int(optax.tree.get(found[-1][2].inner_state, "count")) == 6
 
 
+@pytest.mark.slow
 def test_rigl_drops_the_smallest_and_grows_the_steepest():
     every, end, alpha = 3, 10, 0.5
     tx = rigl(optax.sgd(0.1, momentum=0.9), 0.3, every=every, end=end, drop_fraction=alpha)
@@ -313,6 +319,7 @@ def test_rigl_drops_the_smallest_and_grows_the_steepest():
             assert np.any(trace[mask & before] != 0)
 
 
+@pytest.mark.slow
 def test_set_grows_anywhere_and_trains_on():
     tx = sparse_evolution(optax.sgd(0.1), 0.3, every=2, drop_fraction=0.4)
     found = run(tx, 5)
@@ -352,6 +359,7 @@ def test_set_grows_anywhere_and_trains_on():
     assert np.all(np.abs(free - expected) < 5 * deviation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("structure", "density"), [(NM(1, 4), 0.25), (Blocks(4, 2), 0.25), (Units(), 0.25)]
 )
@@ -393,6 +401,7 @@ def test_a_block_s_score_is_the_sum_of_its_weights():
         np.testing.assert_array_equal(mask, largest(sums, sums.size // 4))
 
 
+@pytest.mark.slow
 def test_lanes_with_seeds_of_their_own_have_masks_of_their_own():
     params = make_params()
 
@@ -406,6 +415,7 @@ def test_lanes_with_seeds_of_their_own_have_masks_of_their_own():
     assert not np.array_equal(several[0], several[1])
 
 
+@pytest.mark.slow
 def test_fixed_masks_train_the_rest_as_the_inner_optimizer_would():
     params = make_params()
     masks = jax.tree.map(lambda leaf: leaf > 0 if leaf.ndim == 2 else None, params)
@@ -425,6 +435,7 @@ def test_fixed_masks_train_the_rest_as_the_inner_optimizer_would():
         fixed_masks(optax.adam(0.1), {"a": jnp.ones((2, 2))}).init({"a": jnp.ones((3, 2))})
 
 
+@pytest.mark.slow
 def test_masks_are_found_inside_wrappers_and_nowhere_else():
     params = make_params()
     tx = optax.chain(optax.clip(1.0), random_masks(optax.adam(1e-3), 0.2))

@@ -61,6 +61,7 @@ ALTERNATING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad_dtype", [BF16, F16])
 @pytest.mark.parametrize("name", ALTERNATING)
 def test_the_penalty_survives_beside_large_gradients(name, grad_dtype):
@@ -124,6 +125,7 @@ def make_plain(momentum):
     return functools.partial(beta_lasso, LEARNING_RATE, L1, BETA, momentum=momentum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize(("dtype", "grad_dtype"), WIDE + NARROW)
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -167,6 +169,7 @@ def test_other_penalties_keep_their_types(name, kind, dtype, grad_dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(new)} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "grad_dtype", "momentum"), [(F32, BF16, None), (F32, F16, 0.9), (BF16, F32, 0.9)]
 )

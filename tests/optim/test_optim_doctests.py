@@ -15,6 +15,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
     # `lconv_jax.optim.beta_lasso` is the function; the module of that name is in sys.modules.
@@ -28,6 +29,7 @@ def test_every_public_function_has_an_example():
         assert ">>> " in getattr(lconv_jax.optim, name).__doc__, name
 
 
+@pytest.mark.slow
 def test_import_loads_little():
     code = (
         "import sys, lconv_jax, lconv_jax.optim; "

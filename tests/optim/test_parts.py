@@ -17,6 +17,7 @@ values = st.floats(-10, 10, width=32, allow_subnormal=False)
 arrays = hnp.arrays(np.float32, (3, 4), elements=values)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(params=arrays, grads=arrays, l1=st.floats(0, 2))
 def test_subgradient_is_the_gradient_of_the_penalty(params, grads, l1):
@@ -28,6 +29,7 @@ def test_subgradient_is_the_gradient_of_the_penalty(params, grads, l1):
     np.testing.assert_array_equal(updates[~smooth], grads[~smooth])
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(params=arrays, updates=arrays, threshold=st.floats(0, 10))
 def test_hard_threshold_is_that_of_numpy(params, updates, threshold):

@@ -43,6 +43,7 @@ STEPS = {
 arrays = hnp.arrays(np.float32, (3, 4), elements=st.floats(-3, 3, width=32, allow_subnormal=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 @settings(max_examples=20, deadline=None)
 @given(start=arrays, update=arrays, strength=st.floats(0, 3), seed=st.integers(0, 99))
@@ -159,6 +160,7 @@ def only_group_of(kernel, groups, index):
 SIDES = {"dense": (), "convolution": (5, 4), "local": (5, 4), "signal": (6,)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", ["outputs", "inputs"])
 @pytest.mark.parametrize("kind", SIDES)
 def test_groups_are_what_enters_or_leaves_a_unit(kind, groups):
@@ -193,6 +195,7 @@ def test_groups_are_what_enters_or_leaves_a_unit(kind, groups):
     assert group.sum() * units == group.size
 
 
+@pytest.mark.slow
 def test_groups_of_other_layouts():
     kernel = jnp.ones((3, 2, 4, 4))  # Equinox: [out, in, *window]
     found = only_group_of(kernel, lambda kernel: range(1, kernel.ndim), (1, 0, 0, 0))
@@ -205,6 +208,7 @@ def test_groups_of_other_layouts():
         np.testing.assert_allclose(vector["w"] + updates["w"], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("grad_dtype", [jnp.float32, jnp.bfloat16])

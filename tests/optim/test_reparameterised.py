@@ -67,6 +67,7 @@ def gates_of(params, state):
     return np.where(gates > 1 - 1e-5, 1, gates)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_sampled_loss_written_out():
     """One step of plain descent from a sample tells both gradients."""
     tx = hard_concrete(optax.sgd(0.25), L0, drop_rate=0.4)
@@ -104,6 +105,7 @@ def test_before_the_first_update_gates_are_open():
     np.testing.assert_allclose(log_alpha[0] - log_alpha[1], 0.25 * cost, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_rate", [0.1, 0.5, 0.9])
 def test_gates_have_their_distribution(drop_rate):
     """Of 90 000 samples: how many are closed or open, and the mean of all."""
@@ -121,6 +123,7 @@ def test_gates_have_their_distribution(drop_rate):
     assert np.std(gates) == pytest.approx(float(np.std(other)), abs=0.009)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_expected_number_is_its_slope():
     log_alpha = np.linspace(-6, 6, 13)
     with jax.enable_x64():
@@ -130,6 +133,7 @@ def test_the_gradient_of_the_expected_number_is_its_slope():
     assert expected_l0({}) == 0
 
 
+@pytest.mark.slow
 def test_every_update_and_leaf_and_seed_has_its_own_gates():
     def gates(seed, steps=2):
         leaf = jnp.ones((20, 20))
@@ -158,6 +162,7 @@ def explicit_product(factors):
     return loss({"fc1": {"kernel": kernel, "bias": bias}}) + DECAY / 2 * squares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner",
     [
@@ -185,6 +190,7 @@ def test_spred_is_training_of_the_factors(inner):
     np.testing.assert_allclose(kernel_of(found), product, rtol=0, atol=2.0**-22)
 
 
+@pytest.mark.slow
 def test_spred_begins_with_factors_of_the_weights():
     params = {"kernel": jnp.array([[0.0, 1e-8, -0.05, 1.0, -1e3, 1e-30, 1e10]])}
     u, v = (spred(optax.sgd(0.1), DECAY).init(params).factors[name]["kernel"] for name in "uv")
@@ -226,6 +232,7 @@ MAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKES)
 @pytest.mark.parametrize("grad_dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -268,6 +275,7 @@ def zeros(params):
     return jax.tree.map(jnp.zeros_like, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKES)
 def test_other_leaves_are_left_to_the_inner_optimizer(name):
     """Given their gradients, biases move as by that optimizer alone, to the bit."""
@@ -321,6 +329,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_weights_for_a_test(name):
     tx = WRAPPERS[name](lambda l0: hard_concrete(optax.sgd(0.1), l0))
@@ -336,6 +345,7 @@ def test_weights_for_a_test(name):
     assert not np.allclose(kernel_of(found), kernel_of(params))
 
 
+@pytest.mark.slow
 def test_gates_take_an_optimizer_of_their_own():
     inner = optax.partition(
         {"weights": optax.sgd(0.0), "gates": optax.sgd(1.0)},

@@ -149,6 +149,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_penalties_move_weights_and_nothing_else(library, penalty):

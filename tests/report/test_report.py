@@ -46,6 +46,7 @@ def _specs(text):
     return json.loads(re.search(r'id="specs">(.*?)</script>', text, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_numbers_at_a_glance_are_those_of_the_summary(finished):
     directory, _, summary = finished
     text, last = _page(directory), summary["metrics"]
@@ -63,6 +64,7 @@ def test_numbers_at_a_glance_are_those_of_the_summary(finished):
     assert _cells(text, page._MDL["mdl/estimate_bits"][0]) == [bits]
 
 
+@pytest.mark.slow
 def test_bits_are_those_that_describe_found_and_a_bound_is_rounded_up(finished, run):
     text = _page(finished[0])
     assert "python -m lconv_jax.describe RUN" in text
@@ -76,6 +78,7 @@ def test_bits_are_those_that_describe_found_and_a_bound_is_rounded_up(finished, 
     assert _cells(text, "Test error of the file's network".replace("'", "&#39;")) == ["20.00%"]
 
 
+@pytest.mark.slow
 def test_curves_are_the_metrics(finished):
     directory, _, summary = finished
     logged = recorded.read_all([str(directory)])[0].metrics
@@ -95,6 +98,7 @@ def test_curves_are_the_metrics(finished):
             assert drawn == wanted[f"{split}/{kind}"]
 
 
+@pytest.mark.slow
 def test_classes_add_up_to_the_accuracy(finished):
     directory, _, summary = finished
     text = _page(directory)
@@ -114,6 +118,7 @@ def test_classes_add_up_to_the_accuracy(finished):
     assert np.trace(matrix) == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_filters_are_of_the_newest_checkpoint(finished):
     directory, _, summary = finished
     (run,) = recorded.read_all([str(directory)])
@@ -126,6 +131,7 @@ def test_filters_are_of_the_newest_checkpoint(finished):
     assert analysis.locality(run.first, (8, 8, 1)).ratio == summary["locality"][0]["ratio"]
 
 
+@pytest.mark.slow
 def test_several_runs_show_the_keys_that_differ_and_no_others(finished, run):
     stored = json.loads((run / "config.json").read_text())
     stored["config"]["optimizer"]["beta"] = 12.5
@@ -145,6 +151,7 @@ def test_runs_of_one_name_are_told_apart():
     assert recorded.labels(["/run"]) == ["run"]
 
 
+@pytest.mark.slow
 def test_permuted_pixels_are_back_in_their_places(tmp_path):
     config = tiny_config.get_config()
     config.train.epochs = 1
@@ -166,6 +173,7 @@ def _digests(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_read_and_not_changed(run):
     newest = max(int(path.name) for path in (run / "checkpoints").iterdir())
     digests = run / "checkpoints" / str(newest) / "digests" / "metadata"
@@ -188,6 +196,7 @@ def _begin(run):
         (run / name).unlink()
 
 
+@pytest.mark.slow
 def test_a_run_that_has_just_begun_says_what_is_missing(run):
     _begin(run)
     whole = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -204,6 +213,7 @@ def test_a_run_that_has_just_begun_says_what_is_missing(run):
     assert _specs(text) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "contents", "said"),
     [
@@ -223,6 +233,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run, name, contents, said
     assert 'aria-label="Enlarge filter' in text
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_such_files_is_shown_by_its_data(run, finished):
     for name in ("data.json", "confusion.json"):
         (run / name).unlink()
@@ -234,6 +245,7 @@ def test_a_run_from_before_there_were_such_files_is_shown_by_its_data(run, finis
     assert [_cells(text, row) for row in same] == [_cells(_page(finished[0]), row) for row in same]
 
 
+@pytest.mark.slow
 def test_metrics_that_were_cut_are_said_to_be(run):
     whole = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join(whole[:20]))
@@ -251,6 +263,7 @@ def test_a_folder_that_is_no_run_is_one_error(tmp_path, finished):
         recorded.read_all([str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_no_text_of_a_run_is_taken_for_html(run):
     text = _page(make_hostile(run))
     assert "<img src=x" not in text
@@ -262,6 +275,7 @@ def test_no_text_of_a_run_is_taken_for_html(run):
     assert len(re.findall("<script", text)) == 3
 
 
+@pytest.mark.slow
 def test_the_page_names_nothing_to_load(finished):
     text = _page(finished[0])
     policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)[1]
@@ -272,6 +286,7 @@ def test_the_page_names_nothing_to_load(finished):
     assert set(re.findall(r'href="#([^"]+)"', text)) <= ids
 
 
+@pytest.mark.slow
 def test_many_classes_are_a_list_of_confusions(run):
     counts = [[label, label, 8] for label in range(300)] + [[7, 9, 5], [9, 7, 3]]
     record = {"step": 3, "splits": {"test": counts}}
@@ -290,6 +305,7 @@ def _command(*arguments, code=""):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_or_one_line(finished, tmp_path):
     out = tmp_path / "report.html"
     done = _command(str(finished[0]), f"--out={out}")
@@ -304,6 +320,7 @@ def test_the_command_writes_the_page_or_one_line(finished, tmp_path):
     assert "it is not the --workdir of a run" in failed.stderr
 
 
+@pytest.mark.slow
 def test_reading_runs_never_loads_the_training_loop():
     code = "import sys, lconv_jax.report.page; sys.exit('lconv_jax.train' in sys.modules)"
     assert _command(code=code).returncode == 0
