@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +59,17 @@ CASES = {
 }
 
 
-def make_experiment(case: Case, *, dtype: str = "float32", augment: bool = True) -> Setup:
+def make_experiment(
+    case: Case,
+    *,
+    dtype: str = "float32",
+    augment: bool = True,
+    changes: Mapping[str, Any] | None = None,
+) -> Setup:
     """The case on random images, with all that a training step can contain.
 
     The labels are random too: there is nothing to learn, and what a step costs does not depend on
-    it.
+    it. `changes` are of the configuration.
     """
     config: Any = config_lib.base_config()
     config.data.name = "random"
@@ -71,6 +78,7 @@ def make_experiment(case: Case, *, dtype: str = "float32", augment: bool = True)
     config.optimizer.learning_rate = 0.05
     config.optimizer.l1.conv = config.optimizer.l1.fc = 1e-5
     config.train.batch_size = case.batch
+    config = config_lib.with_overrides(config, changes or {})
     return prepare(config, random_images(case))
 
 

@@ -40,7 +40,7 @@ from lconv_jax.optim.registry import METHODS as REGISTRY
 from lconv_jax.rundir import metrics
 from lconv_jax.tables import markdown
 from lconv_jax.training import lanes, programs, rng
-from lconv_jax.training.exporting import restore
+from lconv_jax.training.exporting import describe, restore
 
 
 class Bench(NamedTuple):
@@ -274,7 +274,8 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
 
     Returns:
       "flops": of a test and of the training, dense and sparse; "bytes" that its training program
-      takes; and "cut": test accuracy, density and locality of the network that was cut.
+      takes; "description": the shortest file of its network, rounded, and what it proves; and
+      "cut": test accuracy, density, locality and description of the network that was cut.
     """
     setup, state, step = restore(run_dir)
     config, dataset = setup.config, setup.dataset
@@ -307,6 +308,7 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
             "training, dense": 3.0 * total * size * dense,
         },
         "bytes": lanes.bytes_needed(programs.compile_train_steps(setup)),
+        "description": describe(setup, state),
     }
     if reference is not None:
         params = jax.tree_util.tree_map_with_path(
@@ -320,7 +322,8 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
         evaluate = programs.compile_evaluation(setup)
         key = rng.key_for(config.seed, rng.STATISTICS, step)
         train, test = jax.device_put((dataset.train, dataset.test))
-        tested = evaluate(dataclasses.replace(state, params=params), train, test, key)
+        state = dataclasses.replace(state, params=params)
+        tested = evaluate(state, train, test, key)
         smaller = models.kernels(params)
         first = smaller[models.first_layer(smaller)]
         found["cut"] = {
@@ -329,6 +332,7 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
             "locality": analysis.locality(first, dataset.image_shape, min_nonzeros=10).ratio
             if first.ndim == 2
             else math.nan,
+            "description": describe(setup, state),
         }
     return found
 
@@ -343,18 +347,21 @@ def row(result: Mapping[str, Any]) -> dict[str, float]:
         "locality": local,
         "test": 100 * flops["test"] / flops["test, dense"],
         "training": 100 * flops["training"] / flops["training, dense"],
-        "kilobits": last["mdl/estimate_bits"] / 1000,
+        "kilobits": result["description"]["mdl/bits"] / 1000,
         "seconds": result["time/wall_seconds"],
         "MiB": result["bytes"] / 2**20,
         "accuracy, cut": 100 * result["cut"]["accuracy"] if "cut" in result else math.nan,
         "locality, cut": result["cut"]["locality"] if "cut" in result else math.nan,
+        "kilobits, cut": result["cut"]["description"]["mdl/bits"] / 1000
+        if "cut" in result
+        else math.nan,
     }
 
 
 _FORMS = {
     **{"accuracy": ".2f", "density": ".2f", "locality": ".2f", "test": ".1f", "training": ".1f"},
     **{"kilobits": ".0f", "seconds": ".0f", "MiB": ".0f"},
-    **{"accuracy, cut": ".2f", "locality, cut": ".2f"},
+    **{"accuracy, cut": ".2f", "locality, cut": ".2f", "kilobits, cut": ".0f"},
 }
 
 
@@ -362,7 +369,7 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """A Markdown row a method: mean ± standard deviation over seeds.
 
     Accuracy and density in %; FLOPs of a test and of the training in % of dense SGD's; the
-    description length by the counting formula of Theorem 2. "Cut" is the network cut to β-lasso's
+    length of the shortest file of the rounded network. "Cut" is the network cut to β-lasso's
     number of weights in each layer.
     """
     rows = []

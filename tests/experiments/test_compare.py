@@ -9,10 +9,11 @@ import pytest
 
 from lconv_jax import config as config_lib
 from lconv_jax import models
+from lconv_jax.compression import certify
 from lconv_jax.experiments import compare, runs
 from lconv_jax.experiments.compare import REFERENCE, Cell, Study
 from lconv_jax.optim.registry import METHODS as REGISTRY
-from lconv_jax.training.exporting import restore
+from lconv_jax.training.exporting import restore, restore_network
 
 
 def test_every_method_chooses_from_as_many_settings():
@@ -112,6 +113,14 @@ def test_methods_with_masks_have_the_reference_s_density_in_each_layer(trained):
     total = sum(wanted[name] * sizes[name] for name in sizes) / sum(sizes.values())
     assert plain["cut"]["density"] == pytest.approx(total)
     assert compare.densities(plain) == dict.fromkeys(sizes, 1.0)
+    # Bits are those of a file, whose network makes the errors that it is said to make.
+    setup, network, _ = restore_network(f"{study.folder('runs')}/{Cell('l1_subgradient')}")
+    file, certificate = certify.shortest_description(
+        network, setup.dataset.train, 0.05, depths=(3, 7, 15), refine=False
+    )
+    assert plain["description"] == certificate.metrics()
+    assert plain["description"]["mdl/bits"] == 8 * len(file)
+    assert plain["cut"]["description"]["mdl/bits"] < 0.8 * 8 * len(file)
     # Dense and sparse operations of one layer each.
     flops = kept[Cell("rigl")]["flops"]
     assert flops["test"] == pytest.approx(2 * sum(wanted[name] * sizes[name] for name in sizes))
