@@ -18,7 +18,8 @@ from lconv_jax import analysis
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
-from lconv_jax.experiments.runs import draw_finished, first_kernel
+from lconv_jax.experiments.runs import first_kernel
+from lconv_jax.rundir.directory import read_summary
 from lconv_jax.tables import markdown
 
 PANELS = (("s_fc", SGD), ("s_fc", BETA_LASSO), ("s_local", SGD))
@@ -32,24 +33,24 @@ def cells(sizes: Preset) -> list[Cell]:
     return [Cell(model, method, sizes.alpha[model], epochs) for model, method in PANELS]
 
 
-def draw(panels: Mapping[Cell, Any], title: str, path: str) -> None:
+def draw(panels: Mapping[str, Any], title: str, path: str) -> None:
     """One panel a network.
 
     Args:
-      panels: filters [units, height, width, channels] of each.
+      panels: filters [units, height, width, channels] of each, by the panel's title.
       title: of the figure.
       path: PNG.
     """
-    figure, axes = new_figure(1, len(panels), size=(5 * len(panels), 5.7))
-    for axis, (cell, filters) in zip(axes, panels.items(), strict=True):
+    figure, axes = new_figure(1, len(panels), size=(5 * len(panels), 6.1), squeeze=False)
+    for axis, (name, filters) in zip(axes.flat, panels.items(), strict=True):
         chosen = analysis.choose_filters(filters, SIDE**2, min_nonzeros=20)
         scale = 480 // (SIDE * max(chosen.shape[1:3]))
         axis.imshow(analysis.tile(chosen, scale=max(1, scale)), interpolation="none")
-        axis.set_title(f"{cell.model}, {cell.method}", fontsize=13)
+        axis.set_title(name, fontsize=13)
         axis.axis("off")
     figure.suptitle(
-        f"{title}. Grey is zero; a weight adds its colour or takes it away; each filter by its "
-        "largest weight.",
+        f"{title}. Grey is zero; a weight adds its colour or takes it away.\n"
+        "Each filter is divided by its largest weight.",
         fontsize=10,
         y=0.02,
         va="bottom",
@@ -59,19 +60,23 @@ def draw(panels: Mapping[Cell, Any], title: str, path: str) -> None:
 
 def show(study: Study, results: Mapping[Cell, Mapping[str, Any]], figures: str) -> str:
     """Draws the panels of seed 0 whose run directories are there; a row a run."""
-    rows, panels = [], cells(study.sizes)
+    rows, panels, text = [], {}, ""
     for cell, result in results.items():
         count = result["metrics"]["sparsity/conv1/nonzeros"]
         ratio = result["locality"][0]["ratio"] if result["locality"] else None
         rows.append([cell, f"{count:,}", "–" if ratio is None else f"{ratio:.2f}"])
-
-    def draw_panels(runs_dir: str, figures: str) -> None:
-        kernels = {cell: first_kernel(os.path.join(runs_dir, str(cell))) for cell in panels}
-        filters = {cell: analysis.first_layer_filters(*each) for cell, each in kernels.items()}
-        draw(filters, study.title, study.figure(figures, "figure4"))
-
-    text = markdown(["run", "first layer: non-zeros", "locality"], rows)
-    return text + draw_finished(draw_panels, study.folder("runs"), figures, panels)
+    for cell in cells(study.sizes):
+        run_dir = os.path.join(study.folder("runs"), str(cell))
+        if cell not in results or read_summary(run_dir) is None:
+            text += f"\nA panel is not drawn: {run_dir} holds no finished run."
+            continue
+        last, weights = results[cell]["metrics"], results[cell]["weights"]
+        share = last["sparsity/conv1/nonzeros"] / weights["conv1"]
+        name = f"{cell.model}, {cell.method}\n{last['eval/accuracy']:.1%}, {share:.0%} of weights"
+        panels[name] = analysis.first_layer_filters(*first_kernel(run_dir))
+    if panels:
+        draw(panels, study.title, study.figure(figures, "figure4"))
+    return markdown(["run", "first layer: non-zeros", "locality"], rows) + text
 
 
 if __name__ == "__main__":

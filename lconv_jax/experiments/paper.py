@@ -14,6 +14,7 @@ Source: Neyshabur, "Towards Learning Convolutions from Scratch", NeurIPS 2020.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +22,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from lconv_jax import analysis, data, models
 from lconv_jax import config as config_lib
-from lconv_jax import data, models
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import costs, runs
-from lconv_jax.experiments.runs import MOST_SEEDS, choose, kept, run_all, with_seeds
+from lconv_jax.experiments.runs import (
+    MOST_SEEDS,
+    choose,
+    first_kernel,
+    kept,
+    run_all,
+    with_seeds,
+)
 from lconv_jax.rundir import metrics
 
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn_cropped": "SVHN"}
@@ -39,6 +47,9 @@ METHODS: dict[str, tuple[str, float]] = {
 SGD, BETA_LASSO = "SGD", "β-lasso, β = 50"
 # Points of a run's curves that are kept.
 _CURVE_POINTS = 200
+# Measures of units that are kept: those that tell something of weights without zeros, as they go by
+# squared weights. A window holds half of a unit's.
+_FIELDS, _SHARE, _SHUFFLES = ("window", "spread", "selectivity", "opponency"), 0.5, 4
 
 
 class Cell(NamedTuple):
@@ -236,11 +247,24 @@ def train_cells(study: Study, cells: Iterable[Cell]) -> None:
     """Trains what is missing of the cells, in their order, and keeps the results."""
     for cell in cells:
         config = config_for(study, cell, settings_of(study, cell))
-        run_all({cell: config}, study.folder("runs"), study.file(), measure=curves)
+        run_all({cell: config}, study.folder("runs"), study.file(), measure=measure)
+
+
+def measure(run_dir: str) -> dict[str, Any]:
+    """What is kept of a run beside its last metrics: `curves`; and "fields" of dense units.
+
+    "fields" has measures of the first layer's units (`analysis.compare_fields`) beside those of
+    shuffled weights that keep the counts of units and of inputs.
+    """
+    kernel, shape = first_kernel(run_dir)
+    if kernel.shape[0] != math.prod(shape):
+        return curves(run_dir)
+    found = analysis.compare_fields(kernel, shape, share=_SHARE, shuffles=_SHUFFLES)
+    return curves(run_dir) | {"fields": {name: found[name]._asdict() for name in _FIELDS}}
 
 
 def curves(run_dir: str) -> dict[str, Any]:
-    """What is kept of a run beside its last metrics: non-zeros and training accuracy by epoch."""
+    """Non-zeros by epoch, and training accuracy."""
     lines = metrics.read_metrics(run_dir)
     at, accuracy = metrics.column(lines, "train/accuracy")
     names = sorted(name for name in lines[0] if name.endswith("/nonzeros"))

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
 from lconv_jax.experiments.runs import over_seeds, read_kept, spread
@@ -52,9 +54,13 @@ def cells(sizes: Preset) -> list[Cell]:
 
 
 def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
-    """A Markdown row a model and method, and quoted ones; accuracies in %."""
+    """A Markdown row a model and method, and quoted ones; accuracies in %.
+
+    "window" is the mean side of the smallest window with half of a unit's squared weights, and in
+    brackets that of shuffled weights.
+    """
     head = ["model", "training", "α", "epochs", "test accuracy, %", "non-zeros by layer"]
-    head += ["density, %", "locality", "paper, 4000 epochs, %"]
+    head += ["density, %", "locality", "window", "paper, 4000 epochs, %"]
     rows = []
     column, groups = list(paper.DATA).index(study.data), over_seeds(results)
     for (model, method), published in PUBLISHED.items():
@@ -64,6 +70,7 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
             last = found[0]["metrics"]
             layers = [last[f"sparsity/{layer}/nonzeros"] for layer in found[0]["weights"]]
             ratios = [each["locality"][0]["ratio"] for each in found if each["locality"]]
+            windows = [each["fields"]["window"] for each in found if "fields" in each]
             columns = [
                 model,
                 method,
@@ -73,12 +80,14 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
                 " + ".join(f"{count:,}" for count in layers),
                 spread([100 * each["metrics"]["sparsity/density"] for each in found], ".2f"),
                 spread(ratios, ".2f"),
+                spread([each["mean"] for each in windows], ".1f")
+                + (f" ({np.mean([each['null_mean'] for each in windows]):.1f})" if windows else ""),
                 f"{published[column]:.2f}",
             ]
             rows.append(columns)
     for training, values in QUOTED.items():
         if values[column] is not None:
-            rows.append(["MLP", training, *["–"] * 6, f"{values[column]:.2f}"])
+            rows.append(["MLP", training, *["–"] * 7, f"{values[column]:.2f}"])
     return markdown(head, rows)
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from lconv_jax import analysis
 from lconv_jax import config as config_lib
 from lconv_jax.experiments import (
     costs,
@@ -18,7 +19,7 @@ from lconv_jax.experiments import (
     table2,
 )
 from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Study
-from lconv_jax.experiments.runs import choose, keep, kept, read_kept, with_seeds
+from lconv_jax.experiments.runs import choose, first_kernel, keep, kept, read_kept, with_seeds
 from lconv_jax.models import count_weights
 from lconv_jax.training import loop
 
@@ -203,6 +204,10 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
         assert result["config"]["data.name"] == "cifar10"
         curve = result["curves"]["sparsity/conv1/nonzeros"]
         assert curve[-1] == result["metrics"]["sparsity/conv1/nonzeros"]
+        kernel, shape = first_kernel(f"{study.folder('runs')}/{cell}")
+        sides = analysis.energy_window(kernel[:, np.count_nonzero(kernel, 0) > 1], shape, share=0.5)
+        assert result["fields"]["window"]["mean"] == sides.side.mean()
+        assert result["fields"]["window"]["units"] == len(sides.side)
     # No trial has seen the test set, and no file says where it was.
     trials = list((tmp_path / "runs").glob("*/choices/**/metrics.jsonl"))
     assert len(trials) == 4
@@ -226,7 +231,10 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     paper.train_cells(study, cells)
     assert "| s_fc | SGD | 1 | 2 |" in table2.show(study, results, str(tmp_path))
     filters = figure4.show(study, kept(study.file(), figure4.cells(study.sizes)), str(tmp_path))
+    # The panels whose runs are there are drawn.
     assert "s_local α=1, SGD, 2 epochs, seed 0 holds no finished run" in filters
+    assert filters.count("holds no finished run") == 1
+    assert (tmp_path / "figure4-cifar10-tiny.png").exists()
 
 
 @pytest.mark.slow
