@@ -56,8 +56,9 @@ _SMALL = 2**14
 _MANY = 4096
 # Tables of values send the steps between them, which must fit 64 bits; `digits` has no such limit.
 _MOST_IN_TABLE = 1 << 62
-# More layers than this are taken for damage.
+# More layers than this are taken for damage, and so are larger shifts, which leave nothing.
 _MOST_LAYERS = 1 << 16
+_MOST_SHIFT = 1 << 16
 
 
 def encode(network: Network, code: str = "shortest") -> bytes:
@@ -142,7 +143,11 @@ def _check_describable(network: Network) -> None:
         raise ValueError(f"input_shape = {shape} must be [*sides, channels] with 1 or 2 sides")
     if len(layers) > _MOST_LAYERS:
         raise ValueError(f"the network has {len(layers)} layers; a file holds {_MOST_LAYERS}")
+    if not len(layers[-1].bias):
+        raise ValueError("the network has no class: its last layer has no units")
     for number, layer in enumerate(layers, 1):
+        if layer.shift > _MOST_SHIFT:
+            raise ValueError(f"layer {number} has a shift of {layer.shift}, over {_MOST_SHIFT}")
         if len(layer.terms) > 2:
             raise ValueError(f"layer {number} has {len(layer.terms)} terms; a file holds 1 or 2")
         for array in (layer.bias, *(term.kernel for term in layer.terms)):
@@ -180,7 +185,7 @@ def _decode_payload(payload: bytes) -> Network:
         layers.append(code_layer(decoder, None, None, shapes, number == count))
         shapes.append(layer_output(layers[-1], shapes))
     network = network._replace(layers=tuple(layers))
-    output_shapes(network)
+    _check_describable(network)
     decoder.finish()
     return network
 

@@ -188,6 +188,27 @@ def test_kraft_bound_is_its_formula_rounded_up(loss, length, m, delta):
     assert bound == exact == math.inf or 0 <= mpmath.mpf(bound) / exact - 1 < 1e-14
 
 
+@many
+@given(losses, bits, examples, deltas)
+def test_occam_bound_is_its_formula_rounded_up(loss, length, m, delta):
+    bound = float(bounds.occam_bound(loss, length, m, delta))
+    given_nats = mpmath.mpf(length) + mpmath.log(2 / mpmath.mpf(delta))
+    exact = mpmath.mpf(loss) + mpmath.sqrt(given_nats / (2 * mpmath.mpf(m)))
+    assert bound == exact == math.inf or 0 <= mpmath.mpf(bound) / exact - 1 < 1e-14
+
+
+@many
+@given(losses, st.integers(1, 10**9), st.data(), examples, deltas)
+def test_theorem2_bound_is_its_formula_rounded_up(loss, total, draw, m, delta):
+    nonzeros = draw.draw(st.integers(0, total))
+    distinct = draw.draw(st.integers(1, nonzeros + 1))
+    bound = float(bounds.theorem2_bound(loss, nonzeros, distinct, total, 8, m, delta))
+    which = nonzeros * mpmath.log(distinct * total, 2) + 2 * mpmath.log(total, 2)
+    given_nats = distinct * 8 + which + mpmath.log(2 * total / mpmath.mpf(delta))
+    exact = mpmath.mpf(loss) + mpmath.sqrt(given_nats / (2 * mpmath.mpf(m)))
+    assert 0 <= mpmath.mpf(bound) / exact - 1 < 1e-14
+
+
 @pytest.mark.slow
 @many
 @given(st.floats(0.01, 0.9), st.floats(0, 5000), st.integers(10_000, 10**6), deltas)
