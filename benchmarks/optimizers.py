@@ -8,7 +8,7 @@ a run takes it in the compiled loop. The images are random. All programs take tu
 - "by SGD" is the median of the ratios of a step without a change of masks to a step of SGD;
 - "change" is what a change of the masks takes, in steps of SGD: the difference between steps that
   all change them and steps that never do;
-- "by SGD, with changes" adds a change every hundred steps, the default of `optimizer.every`.
+- "with changes" adds to it a change every hundred steps, the default of `optimizer.every`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         rows[name] = {"step ms": 1e3 * times.median(name) / case.steps, "by SGD": ratio}
         if name in changing:
             change = times.ratio(f"{name}, always", "sgd") - ratio
-            rows[name] |= {"change": change, "by SGD, with changes": ratio + change / _EVERY}
+            rows[name] |= {"change": change, "with changes": ratio + change / _EVERY}
     result = common.result_of(args, rows)
     common.show("Step by optimizer", rows, result["machine"])
     common.write_json(args.json, result)

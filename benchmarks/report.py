@@ -22,6 +22,7 @@ TABLES = {
     "peers": "alpha,images,batch,jax ms,eager / jax,compile / jax,multiply / jax,"
     "eager / jax (apart),compile / jax (apart),multiply / jax (apart)",
     "pipeline": "ms,of a step,examples/s",
+    "optimizers": "step ms,by SGD,change,with changes",
     "memory": "alpha,images,dtype,parameters MiB,state MiB,temporaries MiB,peak / parameters",
 }
 

@@ -5,10 +5,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import cases, common, memory, report, step
-from lconv_jax import models
+from benchmarks import cases, common, memory, optimizers, report, step
+from lconv_jax import masks_of, models
 
 
 def _run(module, name, tmp_path, *flags):
@@ -216,6 +217,29 @@ def test_a_result_is_put_into_the_page_and_what_was_not_run_says_so(tmp_path):
         "| b | not run: no GPU at hand |  |\n\njax 1; wall time, medians of 3 turns.\n"
         "<!-- end -->\nafter\n"
     )
+
+
+@pytest.mark.slow
+def test_optimizers_are_timed_by_sgd(tmp_path, told_times):
+    seconds = {"sgd": [2.0, 1.0, 4.0], "snip": [3.0, 2.0, 4.0], "rigl": [2.0, 3.0, 8.0]}
+    told_times(**seconds, **{"rigl,_always": [6.0, 4.0, 8.0]})
+    rows = _run(optimizers, "optimizers", tmp_path, "--models=snip,rigl")
+    assert rows["sgd"] == {"step ms": 1000}
+    assert rows["snip"] == {"step ms": 1500, "by SGD": 1.5}
+    assert rows["rigl"] == {"step ms": 1500, "by SGD": 2.0, "change": 1.0, "with changes": 2.01}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("always", [False, True])
+def test_masks_change_at_each_timed_step_or_at_none(always):
+    stepper = optimizers.make_stepper(optimizers.CASE.toy(), "sparse_evolution", always)
+    masks = []
+    for _ in range(2):
+        stepper(2)
+        # A copy: the next call takes the state's memory.
+        masks.append(jax.device_get(masks_of(stepper.state.opt_state)))
+    moved = not all(map(np.array_equal, *map(jax.tree.leaves, masks)))
+    assert moved == always
 
 
 @pytest.mark.slow
