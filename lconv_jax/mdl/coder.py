@@ -5,6 +5,10 @@ an `Encoder` takes the value and returns it, a `Decoder` ignores what it is give
 list) and returns what the bytes say. So the two cannot disagree about the order or the model of
 anything.
 
+Both also count the work of a decoder, in microseconds of one slow core or so. A few bytes can name
+sets and sizes that nobody waits for, so a decoder that knows how long its file is stops at
+`most_work` of it.
+
 The bytes are those of constriction's asymmetric numeral systems. A symbol of integer frequency f
 out of 2ᴾ is coded with uniform models alone: of its f slots, the one that the bits already on the
 stack name is pushed, which takes P − log₂ f bits. No probability is ever a floating-point number.
@@ -25,6 +29,11 @@ _TOTAL = 1 << PRECISION
 _SLOTS = constriction.stream.model.Uniform(_TOTAL)
 # Larger uniform choices are made digit by digit: constriction's own resolution is 2²⁴.
 _DIGIT = 16
+# Work that a file may ask for: without a byte, and for each.
+BASE_WORK, WORK_PER_BYTE = 8e5, 400.0
+# Of a symbol, of each of its frequencies, and of a digit.
+_SYMBOL, _FREQUENCY, _DIGIT_WORK = 6.0, 0.2, 4.0
+
 # Symbols of an adaptive model; more would leave too few of its slots to learn with.
 MAX_SYMBOLS = 512
 
@@ -44,15 +53,31 @@ class Coder(Protocol):
         """An integer 0 … size − 1, each as likely as the others; 1 ≤ size ≤ 2¹⁶."""
         ...
 
+    def spend(self, work: float) -> None:
+        """Counts work, before it is done."""
+        ...
+
+
+def most_work(num_bytes: int) -> float:
+    """The work that a coded part of this length may ask for."""
+    return BASE_WORK + WORK_PER_BYTE * num_bytes
+
 
 class Encoder:
-    """Collects symbols; `bits` is the length so far, without the coder's own overhead."""
+    """Collects symbols.
+
+    `bits` is the length so far, without the coder's own overhead, and `work` that of a decoder.
+    """
 
     def __init__(self) -> None:
-        self.bits = 0.0
+        self.bits = self.work = 0.0
         self._pushes: list[tuple[int, int, bool]] = []
 
+    def spend(self, work: float) -> None:
+        self.work += work
+
     def symbol(self, value: int, frequencies: Sequence[int]) -> int:
+        self.work += _SYMBOL + _FREQUENCY * len(frequencies)
         frequency = frequencies[value]
         if frequency != _TOTAL:
             self._pushes.append((sum(frequencies[:value]), frequency, True))
@@ -60,6 +85,7 @@ class Encoder:
         return value
 
     def digit(self, value: int, size: int) -> int:
+        self.work += _DIGIT_WORK
         if size > 1:
             self._pushes.append((value, size, False))
             self.bits += math.log2(size)
@@ -83,17 +109,24 @@ class Decoder:
     """Reads what an `Encoder` wrote.
 
     Raises:
-      DamagedError: the bytes cannot be an encoder's.
+      DamagedError: the bytes cannot be an encoder's, or ask for more work than `most_work`.
     """
 
     def __init__(self, payload: bytes) -> None:
+        self._left = most_work(len(payload))
         if payload.endswith(b"\0"):
             raise DamagedError("its coded part ends in a zero byte, which none does")
         padded = payload + b"\0" * (-len(payload) % 4)
         words = np.frombuffer(padded, "<u4").astype(np.uint32)
         self._ans = constriction.stream.stack.AnsCoder(words)
 
+    def spend(self, work: float) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise DamagedError("it asks for more work than a network of its length is worth")
+
     def symbol(self, value: int, frequencies: Sequence[int]) -> int:
+        self.spend(_SYMBOL + _FREQUENCY * len(frequencies))
         if len(frequencies) == 1:
             return 0
         slot = int(self._ans.decode(_SLOTS))
@@ -107,6 +140,7 @@ class Decoder:
         return found
 
     def digit(self, value: int, size: int) -> int:
+        self.spend(_DIGIT_WORK)
         return int(self._ans.decode(constriction.stream.model.Uniform(size))) if size > 1 else 0
 
     def finish(self) -> None:
@@ -144,6 +178,7 @@ def uniform(coder: Coder, value: int, size: int) -> int:
     """An integer 0 … size − 1 of any size, each as likely as the others to within 2⁻⁸."""
     if size < 1:
         raise DamagedError("it chooses among nothing")
+    coder.spend(1e-6 * size.bit_length() ** 2)
     # The first digit has 2⁸ to 2¹⁶ values, so that rounding it up to a whole one costs little.
     shift = max(0, -(-(size.bit_length() - _DIGIT) // 8) * 8)
     result = coder.digit(value >> shift, (size - 1 >> shift) + 1)
@@ -212,9 +247,26 @@ def subset(coder: Coder, members: NDArray[Any] | None, size: int, count: int) ->
 
     Cover, "Enumerative source coding", 1973.
     """
+    coder.spend(comb_work(size, count) + unrank_work(size, count))
     rank = 0 if members is None else subset_rank(members, size, count)
     rank = uniform(coder, rank, math.comb(size, count))
     return subset_unrank(rank, size, count) if members is None else np.asarray(members, np.int64)
+
+
+def subset_bits(size: int, count: int) -> float:
+    """Binary digits of the number of sets of `count` of `size`, or a little more."""
+    least = min(count, size - count)
+    return 1 + least * math.log2(math.e * size / least) if least > 0 else 1.0
+
+
+def comb_work(size: int, count: int) -> float:
+    """Of computing the number of sets."""
+    return 1 + 8e-5 * subset_bits(size, count) ** 2
+
+
+def unrank_work(size: int, count: int) -> float:
+    """Of `subset_unrank`."""
+    return size * (0.4 + 1.1e-4 * subset_bits(size, count))
 
 
 def subset_rank(members: NDArray[Any], size: int, count: int) -> int:

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.mdl.canonical import canonical, reorder
-from lconv_jax.mdl.coder import DamagedError, Decoder, Encoder
+from lconv_jax.mdl.coder import (
+    BASE_WORK,
+    WORK_PER_BYTE,
+    DamagedError,
+    Decoder,
+    Encoder,
+    most_work,
+)
 from lconv_jax.mdl.language import (
     CODES,
     Choice,
@@ -40,9 +47,13 @@ from lconv_jax.mdl.supports import SUPPORTS, Grid, make_plan
 from lconv_jax.mdl.values import VALUES, code_values, fits, nearest_before
 
 # Each language that was ever run on the data of a bound has a number, which every file starts with,
-# and the digest of its modules.
+# and the digests of its modules. Later modules of one number read the same files as the same
+# networks, and may refuse more of them, which takes nothing from a bound.
 LANGUAGES = {
-    1: "82519e49e16fd440dd4acad90f50eae00cc6631f0309ab92577a2e55e9867e43",
+    1: (
+        "82519e49e16fd440dd4acad90f50eae00cc6631f0309ab92577a2e55e9867e43",
+        "d33f053f5aec1201125346f72e94dfe631e4f76b1025f6c3791773f022ec473a",
+    ),
 }
 VERSION = max(LANGUAGES)
 
@@ -75,7 +86,8 @@ def encode(network: Network, code: str = "shortest") -> bytes:
 
     Raises:
       ValueError: the network is not made of integers, its shapes do not fit or are none that a file
-        holds, or a code is unknown or would take too long ("layer" on millions of weights).
+        holds, or a code is unknown or would take too long to write ("layer" on millions of weights)
+        or to read ("near" on millions of weights with few that are not zero).
     """
     if code not in (*CODES, "shortest"):
         raise ValueError(f"code = {code!r} must be one of {', '.join(CODES)} or shortest")
@@ -93,12 +105,20 @@ def encode(network: Network, code: str = "shortest") -> bytes:
             network = reorder(network, number, choices[0].plan.order)
         code_layer(encoder, network.layers[number - 1], choices, shapes[:number], last)
     payload = encoder.getvalue()
+    if encoder.work > most_work(len(payload)):
+        raise ValueError(
+            f"code = {code!r} makes a file of {len(payload)} bytes that takes too long to read for "
+            "one of its length; choose another"
+        )
     body = bytes([VERSION]) + _varint(len(payload)) + payload
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def decode(file: bytes) -> Network:
     """The network of a file.
+
+    It takes a second or so, and 200 MB, beside what a file has bytes for; one that asks for more is
+    refused.
 
     Raises:
       DamagedError: a ValueError that says how the bytes differ from what `encode` writes.
@@ -218,13 +238,18 @@ def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Ch
             values = _choose_values(tried[:, plan.order], grid, fitting, mode == "full")
             options.append((Choice(mode, values, plan), mask))
 
-    def bits(option: tuple[Choice, bool]) -> float:
+    def cost(option: tuple[Choice, bool]) -> tuple[bool, float]:
         plan, encoder = option[0].plan, Encoder()
         ordered = tried if plan is None else tried[:, plan.order]
         code_matrix(encoder, option[0], ordered, grid, tried.shape[1], sortable)
-        return encoder.bits
+        # Several terms share the work that a file may ask for without a byte.
+        slow = encoder.work > BASE_WORK / 10 + WORK_PER_BYTE / 8 * encoder.bits
+        return slow, encoder.bits
 
-    choice, mask = min(options, key=bits) if len(options) > 1 else options[0]
+    costs = [cost(option) for option in options] if len(options) > 1 else [(False, 0.0)]
+    choice, mask = options[costs.index(min(costs))]
+    if min(costs)[0] and code == "shortest":
+        choice = Choice("raw", VALUES[0], None)
     if choice.plan is not None and tried.shape != matrix.shape:
         plan = make_plan(matrix != 0, grid, choice.code, sortable, mask, matrix)
         choice = choice._replace(plan=plan)

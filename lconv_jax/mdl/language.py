@@ -21,6 +21,10 @@ from lconv_jax.mdl.values import VALUES, code_values, nearest_before
 
 # The codes of a term's weights: two that know no structure, then those of `supports`.
 CODES = ("raw", "theorem2", *SUPPORTS)
+# Work of a weight that may be zero, of a unit, of a term and of a layer.
+_WEIGHT, _UNIT, _TERM, _LAYER = 0.4, 10.0, 40.0, 40.0
+# Of an integer, by the square of its binary digits.
+_DIGITS = 1e-6
 # More weights than this in one term are taken for damage.
 _MOST_WEIGHTS = 1 << 30
 _INPUTS = tuple(INPUTS)
@@ -57,6 +61,7 @@ def code_layer(
       last: whether it is the last.
     """
     count = natural(coder, len(layer.bias) if layer else 0)
+    coder.spend(_LAYER + _UNIT * count)
     single = coder.digit(int(layer is not None and len(layer.terms) == 1), 2)
     terms = []
     for number in range(1 if single else 2):
@@ -102,6 +107,8 @@ def _code_term(
     units = (*positions, count)
     if math.prod(inputs) * math.prod(units) > _MOST_WEIGHTS:
         raise DamagedError(f"a layer has {math.prod(inputs) * math.prod(units)} weights")
+    coder.spend(_TERM + _UNIT * math.prod(units))
+    coder.spend(_WEIGHT * math.prod(inputs) * (1 + math.prod(units)))
     matrix = None if term is None else as_matrix(term)
     matrix = code_matrix(
         coder, choice, matrix, as_grid(inputs), math.prod(units), hidden and kind != "local"
@@ -154,6 +161,8 @@ def code_matrix(
     )
     mode = VALUES[coder.digit(VALUES.index(choice.values) if choice else 0, len(VALUES))]
     given = None if matrix is None else matrix.T[support.T]
+    # The neighbours of a weight are looked for in a border of two on every side.
+    coder.spend(_WEIGHT * count * (grid[0] + 4) * (grid[1] + 4) * grid[2])
     neighbours = nearest_before(support, grid)
     values = code_values(coder, given, neighbours, mode, code == "full")
     result = np.zeros((count, inputs), np.int64)
@@ -168,6 +177,7 @@ def _code_raw(
     values = [0] * (inputs * count) if matrix is None else matrix.reshape(-1).tolist()
     width = max(((v if v >= 0 else ~v).bit_length() for v in values), default=0) + 1
     width = 1 + natural(coder, width - 1)
+    coder.spend(_DIGITS * width**2)
     half = 1 << width - 1
     found = [uniform(coder, value + half, 2 * half) - half for value in values]
     return np.asarray(found, np.int64).reshape(inputs, count)
@@ -181,7 +191,9 @@ def _code_theorem2(
     flat = np.zeros(total, np.int64) if matrix is None else matrix.reshape(-1)
     table = np.unique(np.append(flat, 0)).tolist()
     distinct = 1 + natural(coder, len(table) - 1)
+    coder.spend(distinct)
     width = 1 + natural(coder, max((v if v >= 0 else ~v).bit_length() for v in table))
+    coder.spend(_DIGITS * width**2)
     half = 1 << width - 1
     given = table if matrix is not None else [0] * distinct
     table = [uniform(coder, value + half, 2 * half) - half for value in given]

@@ -34,11 +34,14 @@ from lconv_jax.mdl.coder import (
     Coder,
     Counts,
     DamagedError,
+    comb_work,
     natural,
     subset,
+    subset_bits,
     subset_rank,
     subset_unrank,
     uniform,
+    unrank_work,
 )
 
 SUPPORTS = ("full", "layer", "unit", "local", "near", "shared")
@@ -203,6 +206,7 @@ def _code_units(
     units = []
     for unit, bucket in zip(given, (steps - ladder).tolist(), strict=True):
         kind = scheme.code_kind(coder, unit.kind)
+        coder.spend(scheme.work(kind))
         size = scheme.size(kind)
         low, high = _bucket_range(size, bucket, exponent)
         if high <= low:
@@ -215,6 +219,8 @@ def _code_near(
     coder: Coder, support: NDArray[np.bool_] | None, grid: Grid, count: int
 ) -> NDArray[np.bool_]:
     rows, columns, channels = grid
+    # Lists of the inputs, and for each unit of their places with a border.
+    coder.spend(3.0 * rows * columns * channels + 0.05 * count * (rows + 4) * (columns + 4))
     models = [[Adaptive(2) for _ in range(_POPULAR)] for _ in range(4)]
     found = np.zeros((count, rows, columns, channels), bool)
     given = None if support is None else support.T.reshape(found.shape).tolist()
@@ -249,6 +255,11 @@ class _ByCount:
 
     def code_kind(self, coder: Coder, kind: tuple[int, ...]) -> tuple[int, ...]:
         return (self._counts.code(coder, kind[0] if kind else 0),)
+
+    def work(self, kind: tuple[int, ...]) -> float:
+        """Of `size` and `support`, before either."""
+        size = len(self._inputs), kind[0]
+        return comb_work(*size) + unrank_work(*size)
 
     def size(self, kind: tuple[int, ...]) -> int:
         return math.comb(len(self._inputs), kind[0])
@@ -295,6 +306,23 @@ class _Windows:
         if most > least:
             return (index, least + self._count_model.code(coder, max(0, count - least)))
         return (index, least)
+
+    def work(self, kind: tuple[int, ...]) -> float:
+        """Of `size` and `support`, before either."""
+        index, count = kind
+        if not index:
+            return 1.0
+        rows, columns, channels = self._grid
+        side = self._sides[index - 1]
+        cells = min(side, rows) * min(side, columns) * channels
+        if count > cells:  # such a class has no set, and costs nothing
+            return 1.0
+        comb = comb_work(cells, count)
+        work = cells * (5 + 2 * comb) + 0.02 * rows * columns * channels
+        if kind not in self._starts:
+            bits = subset_bits(cells, count)
+            work += 4 * cells * comb / 2 + 4 * rows * columns * (0.3 + 1e-4 * bits)
+        return work
 
     def size(self, kind: tuple[int, ...]) -> int:
         return self._first_ranks(kind)[-1]
@@ -373,6 +401,7 @@ class _Stencils:
         for number in range(count):
             unit = given[number] if stencils is not None else Unit((), 0, 1)
             kind = self._own.code_kind(coder, unit.kind)
+            coder.spend(self._own.work(kind))
             rank = uniform(coder, unit.rank, self._own.sets_at_origin(kind))
             column = self._own.support(Unit(kind, rank, self._own.size(kind)))
             if not column.any():
@@ -386,6 +415,10 @@ class _Stencils:
     def code_kind(self, coder: Coder, kind: tuple[int, ...]) -> tuple[int, ...]:
         entry = self._entries.code(coder, kind[1] + 1 if kind and kind[0] == 0 else 0)
         return (0, entry - 1) if entry else (1, *self._own.code_kind(coder, kind[1:]))
+
+    def work(self, kind: tuple[int, ...]) -> float:
+        """Of `size` and `support`, before either."""
+        return self._own.work(kind[1:]) if kind[0] else 20 + 0.02 * math.prod(self._grid)
 
     def size(self, kind: tuple[int, ...]) -> int:
         if kind[0]:

@@ -1,8 +1,8 @@
 """Untrusted files: reading and evaluating them has bounded cost.
 
-A few bytes can describe a network of a billion weights, and numbers that take longer to compute
-than anybody waits. Nothing in the language forbids it, so a file is read in a process of its own
-first, with limits on memory and time that the system keeps.
+`codes.decode` refuses a file that asks for more work than its length is worth. A long file may
+still ask for much, so it is read in a process of its own first, with limits on memory and time that
+the system keeps.
 """
 
 from __future__ import annotations

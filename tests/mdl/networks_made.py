@@ -117,8 +117,8 @@ def same_network(first, second):
     return True
 
 
-def crafted(code, *numbers, shape=(8, 8, 1), units=10):
-    """The file of one dense layer whose weights begin with these numbers, and end there."""
+def crafted(code, *numbers, shape=(8, 8, 1), units=10, tail=0):
+    """The file of one dense layer whose weights begin with these numbers; then bytes at random."""
     encoder = Encoder()
     code_header(encoder, Network(shape, "black", (None,)))
     natural(encoder, units)
@@ -126,6 +126,8 @@ def crafted(code, *numbers, shape=(8, 8, 1), units=10):
         encoder.digit(digit, size)
     for number in numbers:
         natural(encoder, number)
+    for number in np.random.default_rng(0).integers(0, 2**16, tail // 2).tolist():
+        encoder.digit(number, 2**16)
     payload = encoder.getvalue()
-    body = bytes([codes.VERSION, len(payload)]) + payload
+    body = bytes([codes.VERSION]) + codes._varint(len(payload)) + payload
     return body + zlib.crc32(body).to_bytes(4, "little")

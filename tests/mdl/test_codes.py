@@ -400,7 +400,7 @@ def test_numbers_that_no_network_has_are_refused():
     wide = Encoder()
     code_header(wide, network)
     natural(wide, 2**29)
-    with pytest.raises(DamagedError, match=r"a layer has .* weights"):
+    with pytest.raises(DamagedError, match="asks for more work than a network of its length"):
         decode(framed(wide.getvalue()))
 
 
@@ -470,7 +470,7 @@ def test_a_layer_too_large_to_number_is_refused_and_not_tried():
 
 
 def test_the_language_is_the_one_recorded():
-    assert decoder_digest() == LANGUAGES[VERSION]
+    assert decoder_digest() == LANGUAGES[VERSION][-1]
 
 
 def test_a_file_of_this_version_keeps_its_meaning():

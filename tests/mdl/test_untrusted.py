@@ -1,13 +1,21 @@
 """Files that a few bytes make huge are refused; what predictions hold in memory is bounded."""
 
+import contextlib
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lconv_jax import mdl
-from lconv_jax.mdl import evaluation, network, untrusted
+from lconv_jax.mdl import codes, evaluation, network, untrusted
 from lconv_jax.mdl.coder import DamagedError
-from tests.mdl.networks_made import crafted, dense_network, make_examples, networks
+from tests.mdl.networks_made import crafted, dense_network, make_array, make_examples, networks
 
 
 @pytest.mark.slow
@@ -22,25 +30,66 @@ def test_sound_files_are_read_and_a_damaged_one_is_named():
         untrusted.decode(files | {"1": damaged, "2": b""})
 
 
+# A billion weights, integers of gigabytes, sets that take minutes to count, and of no cost each.
+FEW_BYTES = {
+    "full": crafted("full", units=2**24),
+    "raw": crafted("raw", 2**33),
+    "wide": crafted("raw", 2**20),
+    "theorem2": crafted("theorem2", 2**31),
+    "theorem2, wide": crafted("theorem2", 9, 2**35),
+    "layer": crafted("layer", shape=(2**14, 2**14, 1), units=2),
+    "layer, no units": crafted("layer", shape=(2**20, 2**10, 1), units=0),
+    "near": crafted("near", shape=(2**10, 2**10, 1), units=1),
+    "units": crafted("unit", shape=(1, 1), units=2**23),
+    "local": crafted("local", shape=(2**9, 2**9, 1), units=3, tail=20),
+    "shared": crafted("shared", 200, shape=(2**9, 2**9, 1), units=3, tail=20),
+}
+
+
+@pytest.mark.parametrize("name", FEW_BYTES)
+def test_a_few_bytes_take_neither_seconds_nor_gigabytes(name):
+    assert len(FEW_BYTES[name]) < 50
+    begun = time.process_time()
+    with pytest.raises(DamagedError, match="it asks for more work than a network of its length"):
+        mdl.decode(FEW_BYTES[name])
+    assert time.process_time() - begun < 3
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError):
+            mdl.decode(FEW_BYTES[name])
+        assert tracemalloc.get_traced_memory()[1] < 2e8
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "file",
-    [
-        crafted("full", units=2**24),
-        pytest.param(crafted("raw", 2**33), marks=pytest.mark.slow),
-        pytest.param(crafted("theorem2", 2**31), marks=pytest.mark.slow),
-        pytest.param(crafted("layer", shape=(2**14, 2**14, 1), units=2), marks=pytest.mark.slow),
-    ],
-)
-def test_a_few_bytes_that_ask_for_gigabytes_are_refused(file):
-    assert len(file) < 20
+@settings(deadline=None, max_examples=300)
+@given(st.binary(min_size=1, max_size=60).filter(lambda coded: not coded.endswith(b"\0")))
+def test_whatever_is_under_a_good_checksum_is_read_or_refused_at_once(coded):
+    body = bytes([codes.VERSION, len(coded)]) + coded
+    begun = time.process_time()
+    with contextlib.suppress(DamagedError):
+        mdl.decode(body + zlib.crc32(body).to_bytes(4, "little"))
+    assert time.process_time() - begun < 3
+
+
+@pytest.mark.slow
+def test_a_long_file_that_asks_for_gigabytes_is_refused():
+    file = crafted("full", units=2**24, tail=2_000_000)
     with pytest.raises(DamagedError, match=r"^a: it takes more than 1024 MiB to read; .* --trust"):
         untrusted.decode({"a": file})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", [crafted("near", units=2**24), crafted("raw", 2**20)])
-def test_a_few_bytes_that_take_for_ever_are_refused(file):
+def test_a_file_that_takes_too_long_is_refused(monkeypatch):
+    run = subprocess.run
+    first = "from lconv_jax.mdl import untrusted; untrusted._MOST_SECONDS = 1; untrusted._main()"
+    monkeypatch.setattr(
+        subprocess, "run", lambda _, **how: run([sys.executable, "-c", first], **how)
+    )
+    random = np.random.default_rng(0)
+    kernels = [make_array(random, (784, 900), 0.02, 3), np.ones((900, 1), np.int64)]
+    file = mdl.encode(dense_network(*kernels), "near")
     with pytest.raises(DamagedError, match=r"^a: it takes more than 20 s to read; .* --trust"):
         untrusted.decode({"a": file})
 
