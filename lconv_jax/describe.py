@@ -22,13 +22,15 @@ from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import facts
+from lconv_jax.rundir.directory import check_is_run
 from lconv_jax.tables import rounded_up
 from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
-_QUICK_CODES = ("raw", "theorem2", "unit")
+_SAYS_NOTHING = 0.99
+_MANY, _QUICK_CODES = 50_000, ("raw", "theorem2", "unit")
 
 
 class Description(NamedTuple):
@@ -96,7 +98,8 @@ def code_lengths(network: mdl.Network) -> dict[str, int]:
     Of more than 50 000 weights three codes are tried: `raw`, `theorem2` and `unit`.
     """
     lengths = {}
-    for code in _QUICK_CODES if certify.is_dense(network) else mdl.CODES:
+    many = mdl.count_weights(network)[1] > _MANY
+    for code in _QUICK_CODES if many else mdl.CODES:
         try:
             lengths[code] = 8 * len(mdl.encode(network, code))
         except ValueError:
@@ -152,6 +155,11 @@ def as_text(found: Mapping[str, Any]) -> tuple[table.Table, list[str]]:
         f"{rounded_up(found['bound']):.4f} (kl)",
         f"test error: {found['test_error']:.4f}",
     ]
+    if found["bound"] > _SAYS_NOTHING:
+        lines.append(
+            "A bound near 1 says nothing: the file is long for so few examples. lconv_jax.shorten "
+            "makes shorter ones."
+        )
     return grid, lines
 
 
@@ -163,6 +171,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.describe RUN_DIR")
     run_dir = places.local(argv[1], "RUN_DIR")
+    check_is_run(run_dir)
     out = places.output(flags.FLAGS.out or os.path.join(run_dir, "model.lconv"), "--out")
     distributed.initialize()
 

@@ -227,6 +227,13 @@ def test_what_is_no_run_is_refused_in_one_line(module, tmp_path):
     assert "Traceback" not in err
 
 
+def test_a_missing_folder_is_no_run():
+    status, _, err = command("describe", "runs/nowhere")
+    assert status == 1
+    assert "runs/nowhere" in err
+    assert "is not the --workdir of a run" in err
+
+
 @pytest.mark.slow
 def test_predict_refuses_damage_and_other_data_in_one_line(run_dir, tmp_path):
     file = bytearray(describe(run_dir).file)

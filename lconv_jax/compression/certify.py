@@ -19,7 +19,7 @@ DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
 _BIAS_BITS = 6
 # A network of more weights than this takes a while to encode: these alone are tried, and the first
 # alone if its bound says as good as nothing.
-_MANY, _FEW_DEPTHS, _NOTHING = 50_000, (7, 3, 15), 0.99
+_MANY, _FEW_DEPTHS, _NOTHING = 10_000, (7, 3, 15), 0.99
 
 
 class Certificate(NamedTuple):
@@ -90,7 +90,7 @@ def shortest_description(
     """The file with the smallest kl bound among several roundings of a network.
 
     Every depth is tried for all layers; then, if `refine`, the next smaller and larger one for each
-    layer in turn, for as long as the bound falls. Of networks with more than 50 000 weights only
+    layer in turn, for as long as the bound falls. Of networks with more than 10 000 weights only
     three depths are tried, and one where the bound is near 1.
 
     Args:

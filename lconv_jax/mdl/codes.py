@@ -213,7 +213,7 @@ def _decode_payload(payload: bytes) -> Network:
 def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Choice:
     """The cheapest way to code a term that reads an array of this shape, within a code or any.
 
-    Of many weights the ways are tried on some of the units, evenly spread.
+    Of many weights the ways are tried on some of the units, evenly spread, and the best two on all.
     """
     if code in ("raw", "theorem2"):
         return Choice(code, VALUES[0], None)
@@ -238,22 +238,30 @@ def _choose(term: Term, shape: tuple[int, ...], code: str, sortable: bool) -> Ch
             values = _choose_values(tried[:, plan.order], grid, fitting, mode == "full")
             options.append((Choice(mode, values, plan), mask))
 
-    def cost(option: tuple[Choice, bool]) -> tuple[bool, float]:
-        plan, encoder = option[0].plan, Encoder()
-        ordered = tried if plan is None else tried[:, plan.order]
-        code_matrix(encoder, option[0], ordered, grid, tried.shape[1], sortable)
-        # Several terms share the work that a file may ask for without a byte.
-        slow = encoder.work > BASE_WORK / 10 + WORK_PER_BYTE / 8 * encoder.bits
-        return slow, encoder.bits
+    def best(choices: list[Choice], weights: NDArray[np.int64]) -> list[int]:
+        """The choices by what they make of these weights, the shortest first."""
 
-    costs = [cost(option) for option in options] if len(options) > 1 else [(False, 0.0)]
-    choice, mask = options[costs.index(min(costs))]
-    if min(costs)[0] and code == "shortest":
-        choice = Choice("raw", VALUES[0], None)
-    if choice.plan is not None and tried.shape != matrix.shape:
-        plan = make_plan(matrix != 0, grid, choice.code, sortable, mask, matrix)
-        choice = choice._replace(plan=plan)
-    return choice
+        def cost(number: int) -> tuple[bool, float]:
+            plan, encoder = choices[number].plan, Encoder()
+            ordered = weights if plan is None else weights[:, plan.order]
+            code_matrix(encoder, choices[number], ordered, grid, weights.shape[1], sortable)
+            # Several terms share the work that a file may ask for without a byte.
+            slow = encoder.work > BASE_WORK / 10 + WORK_PER_BYTE / 8 * encoder.bits
+            return slow and code == "shortest", encoder.bits
+
+        numbers = range(len(choices))
+        return sorted(numbers, key=cost) if len(choices) > 1 else list(numbers)
+
+    ranked = best([choice for choice, _ in options], tried)
+    if tried is matrix:
+        return options[ranked[0]][0]
+    finalists = []
+    for choice, mask in (options[number] for number in ranked[:2]):
+        if choice.plan is not None:
+            plan = make_plan(matrix != 0, grid, choice.code, sortable, mask, matrix)
+            choice = choice._replace(plan=plan)
+        finalists.append(choice)
+    return finalists[best(finalists, matrix)[0]]
 
 
 def _modes(matrix: NDArray[np.int64]) -> list[str]:

@@ -194,6 +194,8 @@ def resolve_labels(labels: Any | Callable[[Any], Any] | None, values: Any, param
         )
     except ValueError as error:
         raise ValueError(
-            "labels must be a pytree prefix of the parameters, or a function of the parameters "
-            f"that returns one: {error}"
+            'labels must have a label for every parameter, or for a part of the tree; "none" '
+            "leaves a part alone. (They are a pytree prefix of the parameters, as in "
+            'params["Dense_0"], or a function of them.) '
+            f"{error}"
         ) from error

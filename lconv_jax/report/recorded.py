@@ -166,6 +166,12 @@ def read(directory: str, label: str) -> Recorded:
     shape = None
     if kernels:
         shape, kernels = _as_images(config, facts, kernels, notes)
+    description = or_note(lambda: read_description(directory), None)
+    if description is not None and description["step"] < step:
+        notes.append(
+            f"The description length is of step {description['step']:,}, and the run has gone on "
+            f"to step {step:,}: describe it again."
+        )
     confusion = or_note(lambda: _confusion(directory), None)
     if confusion is None and summary is not None:
         notes.append(
@@ -184,7 +190,7 @@ def read(directory: str, label: str) -> Recorded:
         diverged=or_note(lambda: read_diverged(directory), None),
         metrics=values,
         confusion=confusion,
-        description=or_note(lambda: read_description(directory), None),
+        description=description,
         step=step,
         kernels=kernels,
         image_shape=shape,

@@ -51,7 +51,8 @@ def make_plan(config: Any, num_examples: int, params: Any) -> Plan:
     if num_examples < batch_size:
         raise ConfigError(
             f"config.train.batch_size = {batch_size} is more than the {num_examples} training "
-            "examples; an epoch needs at least one whole batch"
+            "examples; an epoch needs at least one whole batch, so set it to "
+            f"{num_examples} or less"
         )
     steps_per_epoch = num_examples // batch_size
     total_steps = steps_per_epoch * config.train.epochs

@@ -292,8 +292,20 @@ def test_sizes_and_channels_that_there_are_not(tmp_path, options, message):
 
 
 def test_other_sets_have_the_size_that_they_have():
-    with pytest.raises(data.DataError, match=r"data\.size = 4, .*folders of images, and digits is"):
+    with pytest.raises(data.DataError, match=r"'digits', which is another kind of data; set both"):
         data.load("digits", size=4)
+
+
+def test_a_folder_that_is_missing_or_has_no_splits_is_named(tmp_path):
+    with pytest.raises(
+        data.DataError, match=r"/flowers does not exist\. Give a folder with images"
+    ):
+        data.load("flowers", tmp_path, size=4)
+    (tmp_path / "flowers/daisy").mkdir(parents=True)
+    with pytest.raises(
+        data.DataError, match=r"/flowers has neither train/ nor test/\. Give a fold"
+    ):
+        data.load("flowers", tmp_path, size=4)
 
 
 def test_more_than_the_memory_holds_is_refused(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_nothing_to_regularise():
 
 
 def test_labels_that_do_not_fit():
-    with pytest.raises(ValueError, match="labels must be a pytree prefix of the parameters"):
+    with pytest.raises(ValueError, match="labels must have a label for every parameter"):
         beta_lasso(0.1, {"conv": 1e-5}, labels={"conv2": "conv"}).init(PARAMS)
     mask = jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
     with pytest.raises(ValueError, match="labels must be a pytree of strings; it holds False"):

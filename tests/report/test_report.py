@@ -72,6 +72,11 @@ def test_bits_are_those_that_describe_found_and_a_bound_is_rounded_up(finished, 
     found = {"network": "/a/short/0012345.lconv", "step": 9, "codes": {"unit": code}}
     facts.write_description(str(run), found | {"bound": 0.28431, "test_error": 0.2})
     text = _page(run)
+    step = recorded.read_all([str(run)])[0].step
+    assert f"is of step 9, and the run has gone on to step {step:,}: describe it again" in text
+    facts.write_description(str(run), found | {"bound": 0.28431, "test_error": 0.2, "step": step})
+    text = _page(run)
+    assert "describe it again" not in text
     assert _cells(text, "Bits, unit") == ["12,345"]
     assert _cells(text, "Origin of the file") == ["0012345.lconv"]
     assert _cells(text, "Bound on the error on new data") == ["28.44%"]

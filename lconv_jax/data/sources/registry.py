@@ -55,9 +55,16 @@ def read(
         if _is_folder(name, path):
             return folder.read_folder(path, size=size, channels=channels)
         if size or channels:
+            others = "which is another kind of data; set both to 0"
+            if not _is_other(name, path):
+                there = "has neither train/ nor test/" if path.is_dir() else "does not exist"
+                others = (
+                    f"and {path.absolute()} {there}. Give a folder with images in {folder.LAYOUT}, "
+                    "or set both to 0 for data of another kind"
+                )
             raise dataset.DataError(
-                f"data.size = {size}, data.channels = {channels}: these keys are for folders of "
-                f"images, and {name} is no such folder; set both to 0"
+                f"data.size = {size}, data.channels = {channels} are for folders of images, "
+                f"data.name = {name!r}, {others}"
             )
         return _read(name, data_dir)
 
@@ -72,12 +79,16 @@ def check_look(size: int, channels: int) -> None:
 
 def _is_folder(name: str, path: pathlib.Path) -> bool:
     """Whether that is a folder of images: no name of another source, and no set of TFDS."""
+    return not _is_other(name, path) and folder.holds_images(path)
+
+
+def _is_other(name: str, path: pathlib.Path) -> bool:
+    """Whether a name is of another source than folders: by itself, or by what lies there."""
     others = {"fashion_mnist_small", "digits", "fashion_mnist", GIVEN, *MADE}
     return (
-        name.partition(":")[0] not in others
-        and not name.lower().endswith(".npz")
-        and folder.holds_images(path)
-        and not tfds.holds_prepared(path)
+        name.partition(":")[0] in others
+        or name.lower().endswith(".npz")
+        or tfds.holds_prepared(path)
     )
 
 
