@@ -30,7 +30,7 @@ from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
 _SAYS_NOTHING = 0.99
-_MANY, _QUICK_CODES = 50_000, ("raw", "theorem2", "unit")
+_QUICK_CODES = 50_000, ("raw", "theorem2", "unit")
 
 
 class Description(NamedTuple):
@@ -95,11 +95,10 @@ def certified_files(
 def code_lengths(network: mdl.Network) -> dict[str, int]:
     """Bits of the file that each code makes of an integer network; too slow ones are left out.
 
-    Of more than 50 000 weights three codes are tried: `raw`, `theorem2` and `unit`.
+    Of more than 10 000 weights three codes are tried: `raw`, `theorem2` and `unit`.
     """
     lengths = {}
-    many = mdl.count_weights(network)[1] > _MANY
-    for code in _QUICK_CODES if many else mdl.CODES:
+    for code in _QUICK_CODES if certify.is_dense(network) else mdl.CODES:
         try:
             lengths[code] = 8 * len(mdl.encode(network, code))
         except ValueError:

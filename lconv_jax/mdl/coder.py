@@ -30,7 +30,7 @@ _SLOTS = constriction.stream.model.Uniform(_TOTAL)
 # Larger uniform choices are made digit by digit: constriction's own resolution is 2²⁴.
 _DIGIT = 16
 # Work that a file may ask for: without a byte, and for each.
-BASE_WORK, WORK_PER_BYTE = 8e5, 400.0
+BASE_WORK, WORK_PER_BYTE = 8e5, 600.0
 # Of a symbol, of each of its frequencies, and of a digit.
 _SYMBOL, _FREQUENCY, _DIGIT_WORK = 6.0, 0.2, 4.0
 
@@ -178,7 +178,7 @@ def uniform(coder: Coder, value: int, size: int) -> int:
     """An integer 0 … size − 1 of any size, each as likely as the others to within 2⁻⁸."""
     if size < 1:
         raise DamagedError("it chooses among nothing")
-    coder.spend(1e-6 * size.bit_length() ** 2)
+    coder.spend(4e-6 * size.bit_length() ** 2)
     # The first digit has 2⁸ to 2¹⁶ values, so that rounding it up to a whole one costs little.
     shift = max(0, -(-(size.bit_length() - _DIGIT) // 8) * 8)
     result = coder.digit(value >> shift, (size - 1 >> shift) + 1)

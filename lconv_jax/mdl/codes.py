@@ -52,7 +52,7 @@ from lconv_jax.mdl.values import VALUES, code_values, fits, nearest_before
 LANGUAGES = {
     1: (
         "82519e49e16fd440dd4acad90f50eae00cc6631f0309ab92577a2e55e9867e43",
-        "d33f053f5aec1201125346f72e94dfe631e4f76b1025f6c3791773f022ec473a",
+        "733a6a0c708366ad1fe6e4343786a0db703bb72cfd3461008d88e28887cf7234",
     ),
 }
 VERSION = max(LANGUAGES)

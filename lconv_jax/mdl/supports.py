@@ -318,10 +318,10 @@ class _Windows:
         if count > cells:  # such a class has no set, and costs nothing
             return 1.0
         comb = comb_work(cells, count)
-        work = cells * (5 + 2 * comb) + 0.02 * rows * columns * channels
+        work = cells * (4 + comb / 2) + 0.02 * rows * columns * channels
         if kind not in self._starts:
             bits = subset_bits(cells, count)
-            work += 4 * cells * comb / 2 + 4 * rows * columns * (0.3 + 1e-4 * bits)
+            work += cells * comb + 4 * rows * columns * (0.3 + 1e-4 * bits)
         return work
 
     def size(self, kind: tuple[int, ...]) -> int:
