@@ -30,7 +30,7 @@ from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
 _SAYS_NOTHING = 0.99
-_QUICK_CODES = 50_000, ("raw", "theorem2", "unit")
+_QUICK_CODES = ("raw", "theorem2", "unit")
 
 
 class Description(NamedTuple):
@@ -88,7 +88,9 @@ def certified_files(
         for path, network in (untrusted.decode(files) if files else {}).items():
             untrusted.check_work(path, network, len(train.labels))
     except ValueError as error:
-        raise ValueError(f"{error}; or move it elsewhere, and run again") from None
+        raise ValueError(
+            f"{error}. To go on without the file, move it elsewhere, and run again"
+        ) from None
     return [(path, file, certify.certify(file, train, delta)) for path, file in files.items()]
 
 

@@ -102,7 +102,8 @@ def report(summary: dict[str, Any], workdir: str) -> str:
         )
     effective = ", ".join(f"{name} {value:.4g}" for name, value in summary["effective"].items())
     lines.append(f"as used: {effective}")
-    lines.append(f"filters, metrics and checkpoints: {workdir}")
+    lines.append(f"metrics, checkpoints and filters.png: {workdir}")
+    lines.append(f"a page about it: python -m lconv_jax.report {workdir}")
     return "\n".join(lines)
 
 

@@ -46,6 +46,12 @@ def test_help_shows_every_flag_of_a_command_and_of_those_it_calls():
     assert [name for name in wanted if f"\n  --{name}: " not in text] == []
 
 
+def test_a_flag_that_is_missing_is_asked_for():
+    status, _, err = processes.run("lconv_jax.main", "--config=configs/sfc_fashion_mnist.py")
+    assert status != 0
+    assert err.splitlines()[-1].startswith("error: --workdir is needed")
+
+
 @pytest.mark.parametrize(
     "argument", ["--config.optimizer.lr=1", "-config.optimizer.lr", "--noconfig.optimizer.lr"]
 )

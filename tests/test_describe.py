@@ -12,7 +12,7 @@ from lconv_jax import config, data, mdl
 from lconv_jax.compression import certify, folding
 from lconv_jax.compression.search import Options
 from lconv_jax.config import with_overrides
-from lconv_jax.describe import describe, restore_network
+from lconv_jax.describe import code_lengths, describe, restore_network
 from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.rundir import facts
 from lconv_jax.rundir.metrics import read_metrics
@@ -225,6 +225,16 @@ def test_what_is_no_run_is_refused_in_one_line(module, tmp_path):
     assert status == 1
     assert "is not the --workdir of a run" in err
     assert "Traceback" not in err
+
+
+def test_of_many_weights_only_quick_codes_are_compared(monkeypatch):
+    layer = mdl.Layer((mdl.Term("dense", 0, 1, np.eye(4, dtype=int)),), np.zeros(4, int))
+    network = mdl.Network((4, 1), "black", (layer,))
+    lengths = {code: 8 * len(mdl.encode(network, code)) for code in mdl.CODES}
+    assert code_lengths(network) == lengths
+    monkeypatch.setattr(certify, "_MANY", 3)
+    quick = ("raw", "theorem2", "unit")
+    assert code_lengths(network) == {code: lengths[code] for code in quick}
 
 
 def test_a_missing_folder_is_no_run():

@@ -231,7 +231,7 @@ def _table(
     rows = []
     for at in places:
         here = [each.get(at) for each in found]
-        row = [f"{at:.6g}"] if by_epoch else []
+        row = [f"{round(at, 2):.8g}"] if by_epoch else []
         if one_clock or not by_epoch:
             row.append(f"{next(step for step, _ in filter(None, here)):,}")
         rows.append(row + [f"{each[1]:{form}}" if each else "" for each in here])

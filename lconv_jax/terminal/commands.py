@@ -30,6 +30,8 @@ from lconv_jax.errors import ConfigError, first_line
 # Characters of a message, which may quote an argument.
 _LONGEST = 500
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+# What absl says of a required flag that is not there.
+_MISSING = re.compile(r"flag (--\w+)=None: Flag \1 must have a value other than None\.")
 
 
 class OutputError(OSError):
@@ -119,6 +121,7 @@ def _wrong_flags_in_a_line() -> Iterator[None]:
         yield
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
+        message = _MISSING.sub(r"\1 is needed", message)
         hint = "docs/config.md has the keys, and --help the flags"
         sys.exit(f"error: {message[:_LONGEST]} ({hint})")
 
