@@ -26,17 +26,17 @@ CASE = cases.CASES["s_fc_8"]
 NAMES = tuple(name for name in METHODS if name not in ("sgd", "fixed_masks"))
 _EVERY = 100
 # No change within the steps that are timed, and one at each of them.
-_NEVER = {"optimizer.begin": 0.9, "optimizer.end": 1.0, "optimizer.every": 10**6}
-_ALWAYS = {"optimizer.begin": 0.0, "optimizer.end": 1.0, "optimizer.every": 1}
+_NEVER = {"begin": 0.9, "end": 1.0, "every": 10**6, "density": 0.1}
+_ALWAYS = {"begin": 0.0, "end": 1.0, "every": 1, "density": 0.1}
 
 
 def make_stepper(case: cases.Case, name: str, always: bool = False) -> Stepper:
     """The loop of a method whose masks change at each step, or at none."""
-    method, wanted = METHODS[name], _ALWAYS if always else _NEVER
-    changes = {"optimizer.name": name, "train.epochs": 1000, "optimizer.density": 0.1}
-    changes |= {key: value for key, value in wanted.items() if key[10:] in method.settings}
-    if not method.masked:
-        del changes["optimizer.density"]
+    wanted, known = _ALWAYS if always else _NEVER, METHODS[name].settings
+    changes: dict[str, Any] = {
+        f"optimizer.{key}": value for key, value in wanted.items() if key in known
+    }
+    changes |= {"optimizer.name": name, "train.epochs": 1000}
     return Stepper(case, "float32", changes=changes)
 
 

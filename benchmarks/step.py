@@ -91,11 +91,12 @@ def copy_loop(params: Any) -> Callable[[int], Any]:
 
 
 class Stepper:
-    """A model's compiled loop of training steps, ready to be called again and again."""
+    """A model's compiled loop of training steps, ready to be called again and again.
 
-    def __init__(
-        self, case: cases.Case, dtype: str, *, metrics: bool = True, **options: Any
-    ):  # of `cases.make_experiment`
+    Further options are those of `cases.make_experiment`.
+    """
+
+    def __init__(self, case: cases.Case, dtype: str, *, metrics: bool = True, **options: Any):
         self.experiment = cases.make_experiment(case, dtype=dtype, **options)
         self.split = jax.device_put(self.experiment.dataset.train)
         self.state = programs.initial_state(self.experiment)

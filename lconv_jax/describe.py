@@ -29,7 +29,6 @@ from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
 
 SHORT_DIR = "short"
-_SAYS_NOTHING = 0.99
 _QUICK_CODES = ("raw", "theorem2", "unit")
 
 
@@ -57,7 +56,7 @@ def describe(run_dir: str, tell: Callable[[str], object] = lambda text: None) ->
       ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
     setup, network, step = restore_network(run_dir)
-    tell(f"rounding and coding {mdl.count_weights(network)[1]:,} weights that are not zero ...")
+    tell(f"rounding and coding {certify.count_nonzeros(network):,} weights that are not zero ...")
     split, delta = setup.dataset.train, setup.config.log.delta
     found = [
         Description(file, certificate, path, setup, step)
@@ -100,7 +99,7 @@ def code_lengths(network: mdl.Network) -> dict[str, int]:
     Of more than 10 000 weights three codes are tried: `raw`, `theorem2` and `unit`.
     """
     lengths = {}
-    for code in _QUICK_CODES if certify.is_dense(network) else mdl.CODES:
+    for code in _QUICK_CODES if certify.is_slow(network) else mdl.CODES:
         try:
             lengths[code] = 8 * len(mdl.encode(network, code))
         except ValueError:
@@ -156,7 +155,7 @@ def as_text(found: Mapping[str, Any]) -> tuple[table.Table, list[str]]:
         f"{rounded_up(found['bound']):.4f} (kl)",
         f"test error: {found['test_error']:.4f}",
     ]
-    if found["bound"] > _SAYS_NOTHING:
+    if found["bound"] > certify.SAYS_NOTHING:
         lines.append(
             "A bound near 1 says nothing: the file is long for so few examples. lconv_jax.shorten "
             "makes shorter ones."

@@ -18,8 +18,12 @@ from lconv_jax.mdl.quantize import quantize
 DEPTHS = (1, 2, 3, 5, 7, 11, 15, 31, 63, 127)
 _BIAS_BITS = 6
 # A network of more weights than this takes a while to encode: these alone are tried, and the first
-# alone if its bound says as good as nothing.
-_MANY, _FEW_DEPTHS, _NOTHING = 10_000, (7, 3, 15), 0.99
+# alone if its bound says nothing.
+_MANY, _FEW_DEPTHS = 10_000, (7, 3, 15)
+# Of more weights than this a description is long and its bound near 1.
+_DENSE = 50_000
+# A larger bound says as good as nothing.
+SAYS_NOTHING = 0.99
 
 
 class Certificate(NamedTuple):
@@ -61,10 +65,20 @@ class Certificate(NamedTuple):
         }
 
 
-def is_dense(network: mdl.Network) -> bool:
-    """Whether a network has too many weights for a short description that is fast to write."""
+def count_nonzeros(network: mdl.Network) -> int:
+    """The number of weights that are not zero, without biases."""
     terms = [term for layer in network.layers for term in layer.terms]
-    return sum(int(np.count_nonzero(term.kernel)) for term in terms) > _MANY
+    return sum(int(np.count_nonzero(term.kernel)) for term in terms)
+
+
+def is_dense(network: mdl.Network) -> bool:
+    """Whether a network has too many weights for a short description."""
+    return count_nonzeros(network) > _DENSE
+
+
+def is_slow(network: mdl.Network) -> bool:
+    """Whether a network has so many weights that each description takes seconds to write."""
+    return count_nonzeros(network) > _MANY
 
 
 def certify(file: bytes, train: data.Split, delta: float) -> Certificate:
@@ -99,8 +113,8 @@ def shortest_description(
       delta: the probability that the bound fails.
       depths: largest levels, ascending.
     """
-    dense = is_dense(network)
-    if dense:
+    slow = is_slow(network)
+    if slow:
         depths, refine = [depth for depth in _FEW_DEPTHS if depth in depths] or depths, False
     tried: dict[tuple[int, ...], tuple[bytes, Certificate]] = {}
 
@@ -112,7 +126,7 @@ def shortest_description(
 
     layers = len(network.layers)
     starts = [(index,) * layers for index in range(len(depths))]
-    best = starts[0] if dense and bound(starts[0]) > _NOTHING else min(starts, key=bound)
+    best = starts[0] if slow and bound(starts[0]) > SAYS_NOTHING else min(starts, key=bound)
     improved = refine
     while improved:
         near = [

@@ -339,7 +339,7 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
 
 def row(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a result that the table and the figure show, at its own density."""
-    last, flops = result["metrics"], result["flops"]
+    last, flops, cut = result["metrics"], result["flops"], result.get("cut")
     local = result["locality"][-1]["ratio"] if result["locality"] else math.nan
     return {
         "accuracy": 100 * last["eval/accuracy"],
@@ -350,11 +350,9 @@ def row(result: Mapping[str, Any]) -> dict[str, float]:
         "kilobits": result["description"]["mdl/bits"] / 1000,
         "seconds": result["time/wall_seconds"],
         "MiB": result["bytes"] / 2**20,
-        "accuracy, cut": 100 * result["cut"]["accuracy"] if "cut" in result else math.nan,
-        "locality, cut": result["cut"]["locality"] if "cut" in result else math.nan,
-        "kilobits, cut": result["cut"]["description"]["mdl/bits"] / 1000
-        if "cut" in result
-        else math.nan,
+        "accuracy, cut": 100 * cut["accuracy"] if cut else math.nan,
+        "locality, cut": cut["locality"] if cut else math.nan,
+        "kilobits, cut": cut["description"]["mdl/bits"] / 1000 if cut else math.nan,
     }
 
 
