@@ -1,5 +1,7 @@
 """Figure 4: first-layer filters in colour: s_fc under SGD, s_fc under β-lasso, s_local.
 
+β-lasso twice: with the λ that is best on validation, and with the strongest of the grid.
+
     python -m lconv_jax.experiments.figure4 --preset=small --data=cifar10
     python -m lconv_jax.experiments.figure4 --preset=small --data=cifar100     (Figures 7 to 9)
 
@@ -17,12 +19,12 @@ from typing import Any
 from lconv_jax import analysis
 from lconv_jax.experiments import paper
 from lconv_jax.experiments.drawing import new_figure, save
-from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
+from lconv_jax.experiments.paper import BETA_LASSO, SGD, SPARSE, Cell, Preset, Study
 from lconv_jax.experiments.runs import first_kernel
 from lconv_jax.rundir.directory import read_summary
 from lconv_jax.tables import markdown
 
-PANELS = (("s_fc", SGD), ("s_fc", BETA_LASSO), ("s_local", SGD))
+PANELS = (("s_fc", SGD), ("s_fc", BETA_LASSO), ("s_fc", SPARSE), ("s_local", SGD))
 # Filters on a side of each panel.
 SIDE = 6
 

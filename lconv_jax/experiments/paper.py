@@ -43,8 +43,10 @@ METHODS: dict[str, tuple[str, float]] = {
     "β-lasso, β = 0": ("beta_lasso", 0.0),
     "β-lasso, β = 1": ("beta_lasso", 1.0),
     "β-lasso, β = 50": ("beta_lasso", 50.0),
+    # Not the most accurate setting of the grid, but the sparsest in the first layer.
+    "β-lasso, β = 50, sparse": ("beta_lasso", 50.0),
 }
-SGD, BETA_LASSO = "SGD", "β-lasso, β = 50"
+SGD, BETA_LASSO, SPARSE = "SGD", "β-lasso, β = 50", "β-lasso, β = 50, sparse"
 # Points of a run's curves that are kept.
 _CURVE_POINTS = 200
 # Measures of units that are kept: those that tell something of weights without zeros, as they go by
@@ -71,9 +73,10 @@ class Cell(NamedTuple):
         )
 
     @property
-    def chosen_as(self) -> tuple[Any, ...]:
-        """Equal for cells whose settings are chosen together: not by length, kernel or seed."""
-        return self.model, self.method, self.alpha
+    def choice(self) -> str:
+        """The name of what its setting is chosen from: the same for every length, kernel, seed."""
+        method = BETA_LASSO if self.method == SPARSE else self.method
+        return f"{self.model} α={self.alpha}, {method}"
 
 
 class Preset(NamedTuple):
@@ -227,20 +230,29 @@ def config_for(study: Study, cell: Cell, settings: Mapping[str, Any] | None = No
     return with_overrides(config, changes)
 
 
-def choice_of(study: Study, cell: Cell) -> tuple[str, Any, dict[str, Sequence[float]]]:
-    """Of the choice of a cell's settings: its name, its configuration and its grid."""
+def choice_of(study: Study, cell: Cell) -> tuple[Any, dict[str, Sequence[float]]]:
+    """Of the choice of a cell's settings: its configuration and its grid."""
     shortest = cell._replace(epochs=study.sizes.tuning_epochs, kernel_size=3, seed=0)
     held_out = {"data.validation": study.sizes.validation, "log.test": "never"}
     config = with_overrides(config_for(study, shortest), held_out)
     grid = dict(study.sizes.grids[METHODS[cell.method][0]])
-    return f"{cell.model} α={cell.alpha}, {cell.method}", config, grid
+    return config, grid
 
 
 def settings_of(study: Study, cell: Cell) -> dict[str, Any]:
-    """The settings of a cell that are best on examples held out: found now, or kept from before."""
-    name, config, grid = choice_of(study, cell)
+    """The settings of a cell that are best on examples held out: found now, or kept from before.
+
+    Of `SPARSE`, the best of those with the largest λ of the first layer.
+    """
     folder, file = study.folder("choices"), study.file("-choices")
-    return choose(name, config, grid, folder, file)["changes"]
+    found = choose(cell.choice, *choice_of(study, cell), folder, file)
+    if cell.method != SPARSE:
+        return found["changes"]
+    best = max(
+        found["settings"],
+        key=lambda each: (each["changes"]["optimizer.l1.conv"], each["validation/accuracy"] or 0),
+    )
+    return best["changes"]
 
 
 def train_cells(study: Study, cells: Iterable[Cell]) -> None:
@@ -359,11 +371,12 @@ def plan(study: Study, cells: Sequence[Cell]) -> str:
     done = kept(study.file(), cells)
     jobs = []
     for _, group in itertools.groupby(
-        sorted((cell for cell in cells if cell not in done), key=lambda cell: cell.chosen_as),
-        key=lambda cell: cell.chosen_as,
+        sorted((cell for cell in cells if cell not in done), key=lambda cell: cell.choice),
+        key=lambda cell: cell.choice,
     ):
         members = list(group)
-        name, config, grid = choice_of(study, members[0])
+        name = members[0].choice
+        config, grid = choice_of(study, members[0])
         if "changes" not in runs.read_choice(name, config, grid, study.file("-choices")):
             trials = int(np.prod([len(values) for values in grid.values()]))
             jobs.append(costs.Job(f"choice of {name}", config, trials))

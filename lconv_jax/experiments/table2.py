@@ -1,5 +1,7 @@
 """Table 2: s_fc under SGD and under β-lasso with β = 0, 1 and 50, beside other networks.
 
+And, which the paper has not, s_fc with the strongest λ of the grid in the first layer.
+
     python -m lconv_jax.experiments.table2 --preset=small --data=cifar10
     python -m lconv_jax.experiments.table2 --preset=small --models=s_fc --methods=SGD,50 --seeds=3
 
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lconv_jax.experiments import paper
-from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Preset, Study
+from lconv_jax.experiments.paper import BETA_LASSO, SGD, SPARSE, Cell, Preset, Study
 from lconv_jax.experiments.runs import over_seeds, read_kept, spread
 from lconv_jax.tables import markdown
 
@@ -50,6 +52,7 @@ def cells(sizes: Preset) -> list[Cell]:
             cell = Cell(model, method, sizes.alpha[model], epochs)
             main = model == "s_fc" and method in (SGD, BETA_LASSO)
             (first if main else then).append(cell)
+    then.append(Cell("s_fc", SPARSE, sizes.alpha["s_fc"], max(sizes.epochs["table2"])))
     return [*first, *sorted(then, key=lambda cell: (cell.model != "s_fc", cell.epochs))]
 
 
@@ -63,7 +66,8 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     head += ["density, %", "locality", "window", "paper, 4000 epochs, %"]
     rows = []
     column, groups = list(paper.DATA).index(study.data), over_seeds(results)
-    for (model, method), published in PUBLISHED.items():
+    for model, method in [*PUBLISHED, ("s_fc", SPARSE)]:
+        published = PUBLISHED.get((model, method))
         for cell, found in groups.items():
             if (cell.model, cell.method) != (model, method):
                 continue
@@ -82,7 +86,7 @@ def table(study: Study, results: Mapping[Cell, Mapping[str, Any]]) -> str:
                 spread(ratios, ".2f"),
                 spread([each["mean"] for each in windows], ".1f")
                 + (f" ({np.mean([each['null_mean'] for each in windows]):.1f})" if windows else ""),
-                f"{published[column]:.2f}",
+                f"{published[column]:.2f}" if published else "–",
             ]
             rows.append(columns)
     for training, values in QUOTED.items():
@@ -95,8 +99,7 @@ def choices(study: Study) -> str:
     """The settings tried for each method with their accuracies on examples held out."""
     kept = read_kept(study.file("-choices"))
     rows = []
-    for cell in {cell._replace(epochs=0): None for cell in cells(study.sizes)}:
-        name, _, _ = paper.choice_of(study, cell)
+    for name in dict.fromkeys(cell.choice for cell in cells(study.sizes)):
         for rank, setting in enumerate(kept.get(name, {}).get("settings", [])):
             by = setting["validation/accuracy"]
             values = ", ".join(f"{key} = {value:g}" for key, value in setting["changes"].items())

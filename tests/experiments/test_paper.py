@@ -18,7 +18,7 @@ from lconv_jax.experiments import (
     table1,
     table2,
 )
-from lconv_jax.experiments.paper import BETA_LASSO, SGD, Cell, Study
+from lconv_jax.experiments.paper import BETA_LASSO, SGD, SPARSE, Cell, Study
 from lconv_jax.experiments.runs import choose, first_kernel, keep, kept, read_kept, with_seeds
 from lconv_jax.models import count_weights
 from lconv_jax.training import loop
@@ -40,7 +40,7 @@ def test_every_run_is_valid_and_reads_the_test_set_once(preset, data):
     assert len({str(cell) for cell in cells}) == len(cells)
     assert len({config_lib.digest(config) for config in configs.values()}) == len(cells)
     for cell in cells:
-        _, config, grid = paper.choice_of(study, cell)
+        config, grid = paper.choice_of(study, cell)
         config_lib.validate(config)
         assert config.log.test == "never"
         assert config.data.validation == study.sizes.validation > 0
@@ -184,21 +184,22 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     images, tmp_path, monkeypatch
 ):
     study = Study("cifar10", "tiny", images, str(tmp_path / "runs"), str(tmp_path / "kept"))
-    cells = paper.filtered(table2.cells(study.sizes), ["s_fc"], ["SGD", "50"])
+    cells = paper.filtered(table2.cells(study.sizes), ["s_fc"], ["SGD", "50", "sparse"])
     planned = paper.plan(study, cells)
-    assert len(planned.splitlines()) == 2 + 4 + 2
+    assert len(planned.splitlines()) == 2 + 5 + 2
     assert "| choice of s_fc α=1, SGD, 2 settings | " in planned
     paper.train_cells(study, cells)
     chosen = read_kept(study.file("-choices"))
     results = kept(study.file(), cells)
     assert list(results) == cells
     for cell, result in results.items():
-        name, _, _ = paper.choice_of(study, cell)
-        settings = chosen[name]["settings"]
+        settings = chosen[cell.choice]["settings"]
         assert len(settings) == 2
         best = max(each["validation/accuracy"] for each in settings)
         (changes,) = [s["changes"] for s in settings if s["validation/accuracy"] == best][-1:]
-        assert chosen[name]["changes"] == changes
+        assert chosen[cell.choice]["changes"] == changes
+        if cell.method == SPARSE:
+            changes = {"optimizer.l1.conv": 1e-5}
         expected = config_lib.digest(paper.config_for(study, cell, changes))
         assert result["config_sha256"] == expected
         assert result["config"]["data.name"] == "cifar10"
@@ -215,7 +216,8 @@ def test_a_table_is_made_once_from_settings_chosen_without_the_test_set(
     assert "like_cifar10" not in json.dumps([chosen, read_kept(study.file())])
     assert paper.plan(study, cells) == "Nothing is missing."
     # A choice that was cut off goes on from the settings that are kept, without their runs.
-    name, config, grid = paper.choice_of(study, cells[0])
+    config, grid = paper.choice_of(study, cells[0])
+    name = cells[0].choice
     whole = chosen[name]
     partial = {key: value for key, value in whole.items() if key != "changes"}
     file, elsewhere = str(tmp_path / "partial.json"), str(tmp_path / "elsewhere")
