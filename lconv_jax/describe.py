@@ -22,7 +22,7 @@ from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import facts
-from lconv_jax.rundir.directory import check_is_run
+from lconv_jax.rundir.directory import check_is_run, read_summary
 from lconv_jax.tables import rounded_up
 from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
@@ -56,6 +56,8 @@ def describe(run_dir: str, tell: Callable[[str], object] = lambda text: None) ->
       ValueError: there is no run, or no checkpoint; or a file of `shorten` is damaged.
     """
     setup, network, step = restore_network(run_dir)
+    if read_summary(run_dir) is None:
+        tell(f"the run is not finished: this is step {step:,} of {setup.plan.total_steps:,}")
     tell(f"rounding and coding {certify.count_nonzeros(network):,} weights that are not zero ...")
     split, delta = setup.dataset.train, setup.config.log.delta
     found = [

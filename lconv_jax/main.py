@@ -101,7 +101,7 @@ def report(summary: dict[str, Any], workdir: str) -> str:
             f"{found['min_nonzeros']} or more)"
         )
     effective = ", ".join(f"{name} {value:.4g}" for name, value in summary["effective"].items())
-    lines.append(f"as used: {effective}")
+    lines.append(f"penalty and threshold as applied (docs/optimizer.md): {effective}")
     lines.append(f"metrics, checkpoints and filters.png: {workdir}")
     lines.append(f"a page about it: python -m lconv_jax.report {workdir}")
     return "\n".join(lines)

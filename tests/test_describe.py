@@ -269,4 +269,9 @@ def test_a_run_that_left_units_out_is_described_at_its_original_shape(tmp_path):
     assert step == setup.plan.total_steps
     units = setup.state_shapes.params["conv1"]["kernel"].shape[1]
     assert summary["metrics"]["units/conv1"] < units == len(network.layers[0].bias)
-    assert len(describe(str(tmp_path)).file) < 2000
+    told = []
+    assert len(describe(str(tmp_path), told.append).file) < 2000
+    assert not any("not finished" in line for line in told)
+    os.remove(tmp_path / "summary.json")
+    describe(str(tmp_path), told.append)
+    assert f"the run is not finished: this is step {step} of {step}" in told

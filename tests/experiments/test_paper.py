@@ -32,13 +32,14 @@ TRAINED = (table1, table2, figure2, figure3, figure4, figure5)
 def test_every_run_is_valid_and_reads_the_test_set_once(preset, data):
     study = Study(data, preset)
     cells = dict.fromkeys(cell for each in TRAINED for cell in each.cells(study.sizes))
-    configs = {cell: paper.config_for(study, cell) for cell in cells}
+    # Before its setting is chosen `SPARSE` is β = 50.
+    configs = {cell: paper.config_for(study, cell) for cell in cells if cell.method != SPARSE}
     for config in configs.values():
         config_lib.validate(config)
         assert config.log.test == "end"
         assert config.data.validation == 0
     assert len({str(cell) for cell in cells}) == len(cells)
-    assert len({config_lib.digest(config) for config in configs.values()}) == len(cells)
+    assert len({config_lib.digest(config) for config in configs.values()}) == len(configs)
     for cell in cells:
         config, grid = paper.choice_of(study, cell)
         config_lib.validate(config)
