@@ -11,6 +11,7 @@ of them with one configuration. The compiler leaves out most optimizations, but 
 
 import atexit
 import collections
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -26,6 +27,12 @@ if _KEPT not in os.environ:
 # JAX reads these when it is imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[_KEPT]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# XLA ends a process that sets a flag which it does not know, as a later one may not know this.
+_FLAG = "--xla_cpu_use_fusion_emitters=false"
+if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
+    given = os.environ.get("XLA_FLAGS", "")
+    if _FLAG not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {_FLAG}".strip()
 
 # Decoded images would be kept in the user's folder of caches.
 os.environ["LCONV_JAX_DATA_CACHE"] = tempfile.mkdtemp(prefix="lconv_jax_tests_data_")
