@@ -20,6 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from lconv_jax import data, models
+from lconv_jax.data import surrogates
 from lconv_jax.data.augmentation import policies
 from lconv_jax.data.sources import images, registry
 from lconv_jax.errors import ConfigError
@@ -105,6 +106,12 @@ KEYS: dict[str, Key] = {
         0, _at_least(0), "training subset of this size, as many of each class as there are; 0: all"
     ),
     "data.validation": Key(0, _at_least(0), "training examples held out for validation"),
+    "data.surrogate": Key(
+        "",
+        Rule(f"empty, or {surrogates.ACCEPTED}", lambda value: True),  # `validate` says more
+        "in the place of the examples, others that are made of them, with one property removed or "
+        "alone kept (see questions.md)",
+    ),
     "data.permute": Key(
         0,
         _SEED,
@@ -328,9 +335,10 @@ def validate(config: Mapping[str, Any]) -> None:
         if name not in flat:
             raise ConfigError(f"config.{name} is missing; start from lconv_jax.config.base_config")
         check_value(name, flat[name])
-    if flat["data.augment"]:
+    for name, parse in (("data.augment", policies.load), ("data.surrogate", surrogates.parse)):
         try:
-            policies.load(flat["data.augment"])
+            if flat[name]:
+                parse(flat[name])
         except data.DataError as error:
             raise ConfigError(f"config.{error}") from error
     _validate_combinations(flat)

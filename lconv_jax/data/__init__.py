@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 
-from lconv_jax.data import arrays
+from lconv_jax.data import arrays, surrogates
 from lconv_jax.data.arrays import from_arrays, save
 from lconv_jax.data.augmentation.shifts import augment, normalize
 from lconv_jax.data.dataset import (
@@ -73,6 +73,7 @@ def load(
     device_limit_gib: float = 4.0,
     size: int = 0,
     channels: int = 0,
+    surrogate: str = "",
 ) -> Dataset:
     """Loads a data set into memory as NumPy arrays, or opens it to be read as it is needed.
 
@@ -105,6 +106,8 @@ def load(
       device_limit_gib: what a device may be asked to hold, in GiB.
       size: of a folder of images: height and width that they are resized to; 0: they have one size.
       channels: of a folder of images: 1 (grey) or 3 (colour); 0: what the files have.
+      surrogate: in the place of the examples, others that are made of them (see
+        `lconv_jax.data.surrogates`), before any division; "": none.
 
     Returns:
       The data set; `validation` has no rows if there is none. Order is that of the files.
@@ -114,6 +117,8 @@ def load(
     """
     limit = _limit(stream, device_limit_gib)
     source = registry.read(name, data_dir or None, size=size, channels=channels)
+    if surrogate:
+        source = surrogates.make(source, surrogate)
     return _divided(source, limit, validation=validation, examples=examples, seed=seed)
 
 
@@ -125,19 +130,22 @@ def given(
     seed: int = 0,
     stream: str = "never",
     device_limit_gib: float = 4.0,
+    surrogate: str = "",
 ) -> Dataset:
     """A data set that a program made, checked and divided as `load` does with one that it reads.
 
     Args:
       dataset: made by `from_arrays` or `load`, or by hand. Its validation split is kept where
         `validation` is 0.
-      validation, examples, seed, stream, device_limit_gib: as in `load`.
+      validation, examples, seed, stream, device_limit_gib, surrogate: as in `load`.
 
     Raises:
       DataError: it is no data set, or contradicts itself, or does not allow such a division.
     """
     limit = _limit(stream, device_limit_gib)
     source = arrays.source(dataset)
+    if surrogate:
+        source = surrogates.make(source, surrogate)
     return _divided(source, limit, validation=validation, examples=examples, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""Options of a data set that is made to order, written behind its name: `nlgp:length=64,seed=3`."""
+"""Options behind the name of a data set that is made to order: `nlgp:length=64,seed=3`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from lconv_jax.errors import DataError
 _MOST = 2**64 - 1
 
 
-def parse(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def parse(name: str, defaults: Mapping[str, Any], of: str = "data.name") -> dict[str, Any]:
     """The options of `BASE:KEY=VALUE,…`, each of its default's type, defaults for the others.
+
+    Args:
+      name: with its options.
+      defaults: of the options that there are.
+      of: the key of the configuration that the name is the value of, for messages.
 
     Raises:
       DataError: an option that there is not, given twice, of another type, or an integer beyond
@@ -24,31 +29,35 @@ def parse(name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     for item in text.split(",") if text else ():
         key, equals, value = item.partition("=")
         if key in found:
-            raise DataError(f"data.name = {name!r}: {key} is given twice; give it once")
+            raise DataError(f"{of} = {name!r}: {key} is given twice; give it once")
         if not equals or key not in defaults:
             accepted = ", ".join(f"{key}={value}" for key, value in defaults.items())
-            raise DataError(
-                f"data.name = {name!r}: {item!r} is not an option of {base}; its options, "
-                f"comma-separated, and their defaults: {accepted}"
-            )
-        found[key] = _typed(name, key, value, type(defaults[key]))
+            there = f"its options, comma-separated, and their defaults: {accepted or 'none'}"
+            raise DataError(f"{of} = {name!r}: {item!r} is not an option of {base}; {there}")
+        found[key] = _typed(f"{of} = {name!r}", key, value, type(defaults[key]))
     return {**defaults, **found}
 
 
-def require(name: str, found: Mapping[str, Any], accepted: Mapping[str, tuple[bool, str]]) -> None:
+def require(
+    name: str,
+    found: Mapping[str, Any],
+    accepted: Mapping[str, tuple[bool, str]],
+    of: str = "data.name",
+) -> None:
     """Refuses the first option that is not as it must be.
 
     Args:
-      name: the data set's, with its options.
+      name: with its options.
       found: the options.
       accepted: for some of them, whether the value is accepted, and what is.
+      of: as in `parse`.
 
     Raises:
       DataError: one is not.
     """
     for key, (good, what) in accepted.items():
         if not good:
-            raise DataError(f"data.name = {name!r}: {key} = {found[key]!r} must be {what}")
+            raise DataError(f"{of} = {name!r}: {key} = {found[key]!r} must be {what}")
 
 
 def at_least(found: Mapping[str, Any], lowest: Mapping[str, int]) -> dict[str, tuple[bool, str]]:
@@ -75,13 +84,11 @@ def require_memory(name: str, needed: float, keys: str) -> None:
     )
 
 
-def _typed(name: str, key: str, value: str, kind: type) -> Any:
+def _typed(where: str, key: str, value: str, kind: type) -> Any:
     try:
         typed = kind(value)
     except ValueError as error:
-        raise DataError(
-            f"data.name = {name!r}: {key} = {value!r} must be of type {kind.__name__}"
-        ) from error
+        raise DataError(f"{where}: {key} = {value!r} must be of type {kind.__name__}") from error
     if kind is int and abs(typed) > _MOST:
-        raise DataError(f"data.name = {name!r}: {key} = {value} must be within ±(2⁶⁴ − 1)")
+        raise DataError(f"{where}: {key} = {value} must be within ±(2⁶⁴ − 1)")
     return typed

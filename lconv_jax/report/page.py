@@ -258,6 +258,7 @@ def _data(runs: Sequence[Recorded]) -> list[Row]:
         runs,
         {
             "Source": lambda run: str(run.config["data.name"]),
+            "Surrogate": lambda run: str(run.config["data.surrogate"] or "no"),
             "Name": fact(lambda facts: facts["name"]),
             "Examples": fact(examples),
             "Shape of an example": fact(

@@ -108,6 +108,7 @@ def load_whole(config: Any) -> data.Dataset:
         examples=config.data.examples,
         size=config.data.size,
         channels=config.data.channels,
+        surrogate=config.data.surrogate,
     )
 
 

@@ -99,6 +99,7 @@ def load(config: Any, given: data.Dataset | None = None) -> data.Dataset:
         "seed": config.seed,
         "stream": config.data.stream,
         "device_limit_gib": config.data.device_limit_gib,
+        "surrogate": config.data.surrogate,
     }
     if given is not None:
         return data.given(given, **division)
