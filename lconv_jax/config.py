@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -216,6 +217,15 @@ KEYS: dict[str, Key] = {
     ),
     "train.epochs": Key(300, _at_least(1), "passes over the training set"),
     "train.batch_size": Key(512, _at_least(2), "examples per step, over all devices"),
+    "train.start": Key(
+        "",
+        _ANY,
+        "a run directory: layers of its newest checkpoint that have the same names and shapes are "
+        "where the training starts from, the others are drawn. It is not copied: leave it there",
+    ),
+    "train.freeze": Key(
+        "", _ANY, "names of layers, comma-separated, whose parameters stay as they start"
+    ),
     "train.shrink": Key(
         "none",
         _one_of(SHRINK),
@@ -363,7 +373,7 @@ def check_value(name: str, value: Any) -> None:
         raise ConfigError(f"{got} must have no zero byte")
     # Only such names of sets can be those of places elsewhere.
     is_place = name == "data.name" and (value.startswith("~") or "://" in value)
-    if is_place or (name == "data.data_dir" and value):
+    if is_place or (name in ("data.data_dir", "train.start") and value):
         places.local(value, f"config.{name}")
 
 
@@ -441,6 +451,12 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
             f"config.train.shrink = {flat['train.shrink']!r} removes units of dense hidden layers, "
             "and resnet18 has no such layer; set it to 'none'"
         )
+    if flat["train.freeze"] and (method.masked or flat["train.shrink"] != "none"):
+        key = "optimizer.name" if method.masked else "train.shrink"
+        raise ConfigError(
+            f"config.train.freeze = {flat['train.freeze']!r} cannot be with config.{key} = "
+            f"{flat[key]!r}, which removes weights itself; set train.freeze to ''"
+        )
     if flat["data.permute_first"] and not flat["data.permute"]:
         raise ConfigError(
             "config.data.permute_first = True needs a permutation; set config.data.permute to 1 or "
@@ -458,18 +474,30 @@ def _validate_combinations(flat: Mapping[str, Any]) -> None:
 def digest(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the keys that decide what a run computes and are not at their defaults.
 
-    A policy's file counts by its contents.
+    A policy's file counts by its contents, other files and folders by their names alone.
+    """
+    kept = changed(config)
+    if kept.get("data.permute") == 1:
+        kept["data.permute"] = True  # as before it was a number, so that results keep their digest
+    if "data.augment" in kept:
+        kept["data.augment"] = _resolved(kept["data.augment"])
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that decide what a run computes and are not at their defaults, with their values.
+
+    Of files and folders, where they lie is left out.
     """
     kept = {
         name: type(KEYS[name].default)(value) if name in KEYS else value  # 10 is 10.0
         for name, value in flatten(config)
         if not is_free(name) and (name not in KEYS or value != KEYS[name].default)
     }
-    if kept.get("data.permute") == 1:
-        kept["data.permute"] = True  # as before it was a number, so that results keep their digest
-    if "data.augment" in kept:
-        kept["data.augment"] = _resolved(kept["data.augment"])
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    for name in ("optimizer.masks", "train.start"):
+        if name in kept:
+            kept[name] = os.path.basename(os.path.normpath(kept[name]))
+    return kept
 
 
 def is_free(name: str) -> bool:

@@ -185,7 +185,7 @@ class SavedRun:
 
     @functools.cached_property
     def _setup(self) -> Setup:
-        setup = prepare(_on_devices_here(self.config), self._dataset, must_fit=False)
+        setup = prepare(_on_devices_here(self.config), self._dataset, must_fit=False, begins=False)
         if data.digest(setup.dataset) != read_data_digest(self.directory):
             raise DataError(
                 f"the data of {self.directory} ({setup.dataset.name}) have changed since its "

@@ -131,16 +131,14 @@ def run_all(
         print(name, flush=True)
         run_dir = os.path.join(runs_dir, name)
         summary = loop.train_and_evaluate(config, run_dir)
-        base = dict(config_lib.flatten(config_lib.base_config()))
-        changed = {
-            key: value
-            for key, value in config_lib.flatten(config)
-            if value != base[key] and not config_lib.is_free(key)
-        }
         # The first layer's locality is there where that layer is dense.
         result = {key: summary[key] for key in _KEPT} | {"locality": summary.get("locality", [])}
         result |= measure(run_dir) if measure else {}
-        keep(results_file, name, {"config": changed, "config_sha256": digest, **result})
+        keep(
+            results_file,
+            name,
+            {"config": config_lib.changed(config), "config_sha256": digest, **result},
+        )
     return kept(results_file, configs)
 
 

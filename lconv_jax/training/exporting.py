@@ -28,7 +28,7 @@ def restore(run_dir: str) -> tuple[Setup, TrainState, int]:
       ValueError: the directory holds no run, or none with a checkpoint.
     """
     check_is_run(run_dir)
-    setup = prepare(read_config(run_dir))
+    setup = prepare(read_config(run_dir), begins=False)
     with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
         found = checkpoints.restore(Shrinker(setup).stored_shapes)
     if found is None:

@@ -26,11 +26,11 @@ def make_initial(setup: Setup) -> Callable[[Any], TrainState]:
     """The compiled function seed -> state at step 0. One that is kept serves all seeds."""
 
     @functools.partial(jax.jit, out_shardings=sharding.placement(setup.state_shapes))
-    def initial(seed: jax.Array) -> TrainState:
+    def initial(seed: jax.Array, start: dict[str, jax.Array]) -> TrainState:
         shape = setup.dataset.image_shape
-        return make_initial_state(setup.model, setup.plan, shape, seed)()
+        return make_initial_state(setup.model, setup.plan, shape, seed, start)()
 
-    return initial
+    return lambda seed: initial(seed, setup.start)
 
 
 def compile_train_steps(setup: Setup, **options: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from lconv_jax.host import memory
 from lconv_jax.optim import apply_masks
 from lconv_jax.optim.registry import METHODS
 from lconv_jax.parallel import sharding
-from lconv_jax.training import rng, shrinking
+from lconv_jax.training import rng, shrinking, starting
 from lconv_jax.training.inputs import Inputs, make_inputs
 from lconv_jax.training.plan import Plan, make_plan
 from lconv_jax.training.state import TrainState
@@ -32,13 +33,22 @@ class Setup(NamedTuple):
     inputs: Inputs
     mesh: jax.sharding.Mesh
     state_shapes: TrainState  # of jax.ShapeDtypeStruct, with shardings
+    start: dict[str, Any]  # in the place of what is drawn, see `starting.read`
+    frozen: frozenset[str]  # layers whose parameters stay
 
 
-def prepare(config: Any, dataset: data.Dataset | None = None, *, must_fit: bool = True) -> Setup:
+def prepare(
+    config: Any,
+    dataset: data.Dataset | None = None,
+    *,
+    must_fit: bool = True,
+    begins: bool = True,
+) -> Setup:
     """Loads the data, unless they are given, and builds model, optimizer and mesh.
 
     The configuration of the result is `config.resolve`d. With `must_fit`, a state that the memory
-    here does not hold is refused; without, its programs can still be compiled and looked at.
+    here does not hold is refused; without, its programs can still be compiled and looked at. What
+    `train.start` names is read if training may begin here, and is not needed for what is trained.
 
     Raises:
       ConfigError, DataError: naming what is wrong and what to do.
@@ -73,7 +83,9 @@ def prepare(config: Any, dataset: data.Dataset | None = None, *, must_fit: bool 
     shapes = laid_out(mesh, shapes)
     if must_fit:
         _check_memory(config, shapes)
-    return Setup(config, dataset, model, plan, inputs, mesh, shapes)
+    start = starting.read(config.train.start, shapes) if begins and config.train.start else {}
+    frozen = starting.check_freeze(config.train.freeze, shapes.params)
+    return Setup(config, dataset, model, plan, inputs, mesh, shapes, start, frozen)
 
 
 def _check_memory(config: Any, shapes: TrainState) -> None:
@@ -140,14 +152,20 @@ def laid_out(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
 
 
 def make_initial_state(
-    model: nn.Module, plan: Plan, image_shape: tuple[int, ...], seed: Any
+    model: nn.Module,
+    plan: Plan,
+    image_shape: tuple[int, ...],
+    seed: Any,
+    start: Mapping[str, Any] = MappingProxyType({}),
 ) -> Callable[[], TrainState]:
-    """The function () -> TrainState at step 0; the seed may be traced."""
+    """The function () -> TrainState at step 0; the seed, and what it starts from, may be traced."""
 
     def initial_state() -> TrainState:
         inputs = jnp.zeros((2, *image_shape), jnp.float32)
         variables = model.init(rng.key_for(seed, rng.INIT), inputs, train=False)
-        params, batch_stats = variables["params"], variables["batch_stats"]
+        params, batch_stats = starting.take_over(
+            variables["params"], variables["batch_stats"], start
+        )
         _, tx = plan.make(plan.numbers, seed)
         opt_state = tx.init(params)
         if METHODS[plan.optimizer].masked:

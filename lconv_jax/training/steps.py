@@ -14,6 +14,7 @@ from lconv_jax.parallel import sharding
 from lconv_jax.training import rng
 from lconv_jax.training.inputs import make_inputs
 from lconv_jax.training.setup import Setup
+from lconv_jax.training.starting import freeze_updates
 from lconv_jax.training.state import TrainState
 
 
@@ -60,7 +61,8 @@ def make_train_steps(
       lane: replaces the setup's own, and may be traced.
       with_metrics: without, there is the loss alone.
     """
-    config, _, model, plan, inputs, mesh, _ = setup
+    config, model, plan = setup.config, setup.model, setup.plan
+    inputs, mesh = setup.inputs, setup.mesh
     batch_size, seed = config.train.batch_size, config.seed
     if lane is not None:
         schedule, tx = plan.make(lane.numbers, lane.seed)
@@ -86,7 +88,7 @@ def make_train_steps(
             state.params
         )
         updates, opt_state = plan.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, freeze_updates(updates, setup.frozen))
         row = {"train/loss": loss}
         if with_metrics:
             row["train/accuracy"] = accuracy
