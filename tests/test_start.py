@@ -105,7 +105,7 @@ def test_a_finished_run_does_not_need_what_it_started_from(first, tmp_path):
     shutil.rmtree(copy)
     restore(directory)
     with pytest.raises(
-        config_lib.ConfigError, match="config.train.start: .* is not the --workdir of a run"
+        config_lib.ConfigError, match=r"config.train.start: .* is not the --workdir of a run"
     ):
         prepare(config_from((copy, None)))
 

@@ -10,9 +10,9 @@ methods with masks are given. Networks of methods that never make a weight zero,
 also cut: in each layer the largest weights stay, as many as β-lasso has. So all are counted by one
 rule, a weight counts if it is not exactly 0.0, and at one density.
 
-Arms that separate causes have a β-lasso network's support: with the same initial weights and no
-penalty, with weights drawn anew, and shuffled, so that each unit and each pixel keeps its number of
-weights.
+Arms that separate causes have a β-lasso network's support and no penalty: with its weights, with
+its initial weights, with weights drawn anew, and shuffled, so that each unit and each pixel keeps
+its number of weights.
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ GRIDS: dict[str, Mapping[str, Sequence[float]]] = {
     **dict.fromkeys(("sparse_evolution", "rigl"), _SGD),
 }
 # Of β-lasso's networks: its threshold without the penalty, and networks on its support.
-ARMS = ("threshold_alone", "support_refit", "support_anew", "support_shuffled")
+ARMS = (
+    *("threshold_alone", "support_tuned"),
+    *("support_refit", "support_anew", "support_shuffled"),
+)
 METHODS = (*GRIDS, *ARMS)
 _ANEW = 10_000  # added to the seed of weights that are drawn anew
 
@@ -226,7 +229,9 @@ def config_of(study: Study, cell: Cell) -> Any:
         return base_config(study, REFERENCE, {**changes, **last})
     if cell.method in ARMS:
         changes = {"optimizer.masks": write_support(study, cell)}
-        if cell.method != "support_refit":
+        if cell.method == "support_tuned":
+            changes["train.start"] = os.path.join(study.folder("runs"), str(twin))
+        elif cell.method != "support_refit":
             last["seed"] = cell.seed + _ANEW
         return base_config(study, "fixed_masks", {**changes, **last})
     given = {}

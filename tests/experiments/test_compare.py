@@ -81,7 +81,7 @@ def trained(tmp_path_factory):
         **{"data": "digits", "model": "s_fc", "data_dir": "", "seeds": 1},
         **{"runs_dir": study.runs_dir, "results": study.results},
         figures=str(folder / "figures"),
-        methods=[REFERENCE, "l1_subgradient", "rigl", "support_shuffled"],
+        methods=[REFERENCE, "l1_subgradient", "rigl", "support_tuned", "support_shuffled"],
     )
     with pytest.MonkeyPatch.context() as patch:
         grids = {
@@ -102,12 +102,17 @@ def test_methods_with_masks_have_the_reference_s_density_in_each_layer(trained):
     study, text, folder = trained
     kept = runs.kept(study.file(), [Cell(name) for name in compare.METHODS])
     assert [cell.method for cell in kept] == [
-        *(REFERENCE, "l1_subgradient", "rigl", "support_shuffled")
+        *(REFERENCE, "l1_subgradient", "rigl", "support_tuned", "support_shuffled")
     ]
     wanted = compare.densities(kept[Cell(REFERENCE)])
     assert 0 < wanted["conv1"] < 1
     assert compare.densities(kept[Cell("rigl")]) == wanted
     assert compare.densities(kept[Cell("support_shuffled")]) == wanted
+    # It goes on from a trained network, on the same weights, and no result says where files lie.
+    tuned = kept[Cell("support_tuned")]
+    assert compare.densities(tuned) == wanted
+    assert tuned["config"]["train.start"] == str(Cell(REFERENCE))
+    assert str(folder) not in json.dumps(runs.read_kept(study.file()))
     plain = kept[Cell("l1_subgradient")]
     sizes = plain["weights"]
     total = sum(wanted[name] * sizes[name] for name in sizes) / sum(sizes.values())
@@ -126,7 +131,7 @@ def test_methods_with_masks_have_the_reference_s_density_in_each_layer(trained):
     assert flops["test"] == pytest.approx(2 * sum(wanted[name] * sizes[name] for name in sizes))
     assert flops["training"] < 1.3 * total * flops["training, dense"]
     assert kept[Cell(REFERENCE)]["flops"]["training"] > flops["training"]
-    assert text.count("\n") == 5
+    assert text.count("\n") == 6
     assert {path.name for path in (folder / "figures").iterdir()} == {
         *("compare-digits-s_fc.png", "compare-digits-s_fc-filters.png")
     }
