@@ -89,12 +89,12 @@ KEYS: dict[str, Key] = {
     "data.size": Key(
         0,
         Rule(f"0 … {images.MOST_SIZE}", lambda value: 0 <= value <= images.MOST_SIZE),
-        "height and width that the images of a folder are resized to; 0: they have one size",
+        "height and width that images are resized to; 0: as they are, of one size",
     ),
     "data.channels": Key(
         0,
         Rule("0, 1 or 3", lambda value: value in (0, *images.CHANNELS)),
-        "of the images of a folder; 0: 1 if all files are grey, else 3",
+        "1: images are made grey, 3: RGB; 0: as they are, of a folder 1 if all its files are grey",
     ),
     "data.stream": Key(
         "auto",

@@ -104,8 +104,8 @@ def load(
         `Split`), a TFDS set's from disk, any other's from the host's memory; "auto" does so where
         the splits together, as arrays, are larger than `device_limit_gib`.
       device_limit_gib: what a device may be asked to hold, in GiB.
-      size: of a folder of images: height and width that they are resized to; 0: they have one size.
-      channels: of a folder of images: 1 (grey) or 3 (colour); 0: what the files have.
+      size: height and width that images are resized to; 0: as they are, of one size.
+      channels: 1 (grey) or 3 (RGB); 0: as the images are, of a folder 1 if all its files are grey.
       surrogate: in the place of the examples, others that are made of them (see
         `lconv_jax.data.surrogates`), before any division; "": none.
 

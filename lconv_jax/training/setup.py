@@ -134,7 +134,7 @@ def prepare_given(config: Any, given: data.Dataset) -> Setup:
     if config.data.size or config.data.channels:
         raise config_lib.ConfigError(
             f"config.data.size = {config.data.size}, config.data.channels = "
-            f"{config.data.channels}: they are for folders of images, and the data are given; set "
+            f"{config.data.channels}: they are for images that are read, and these are given; set "
             "both to 0"
         )
     named = {"data.name": registry.GIVEN, "data.data_dir": ""}

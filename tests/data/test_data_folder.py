@@ -1,5 +1,6 @@
 """Folders of images: what is read, resized, refused, kept and streamed."""
 
+import io
 import os
 import pathlib
 import shutil
@@ -291,9 +292,24 @@ def test_sizes_and_channels_that_there_are_not(tmp_path, options, message):
         data.load("set", tmp_path, **options)
 
 
-def test_other_sets_have_the_size_that_they_have():
-    with pytest.raises(data.DataError, match=r"'digits', which is another kind of data; set both"):
-        data.load("digits", size=4)
+def test_images_of_other_sets_are_resized_and_coloured_as_those_of_folders(tmp_path):
+    plain, small = data.load("digits"), data.load("digits", size=4, channels=3)
+    np.testing.assert_array_equal(plain.test.labels, small.test.labels)
+    for number in (0, 7):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(plain.test.images[number, ..., 0]).save(buffer, "PNG")
+        expected = data.decode_image(buffer.getvalue(), size=4, channels=3)
+        np.testing.assert_array_equal(small.test.images[number], expected)
+    # Colour is what made it grey, and a set of an .npz file, whatever its name, is converted too.
+    data.save(small, tmp_path / "cifar10.npz")
+    grey = data.load("cifar10", tmp_path / "cifar10.npz", channels=1)
+    assert grey.train.images.shape == (1437, 4, 4, 1)
+    np.testing.assert_array_equal(grey.train.images, data.load("digits", size=4).train.images)
+
+
+def test_what_is_no_image_has_the_size_that_it_has():
+    with pytest.raises(data.DataError, match=r"shape \(40, 1\) and type float32, .*set both to 0"):
+        data.load("mnist1d", size=4)
 
 
 def test_a_folder_that_is_missing_or_has_no_splits_is_named(tmp_path):

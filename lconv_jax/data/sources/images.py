@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lconv_jax.data import files
+from lconv_jax.data import dataset, files
 
 if TYPE_CHECKING:  # Pillow is imported where an image is read
     import PIL.Image
@@ -93,6 +93,48 @@ def decode(content: bytes, *, size: int = 0, channels: int = 0, where: str = "im
                 plain = plain.resize((size, size), PIL.Image.Resampling.BICUBIC)
             pixels = np.frombuffer(plain.tobytes(), np.uint8)
         return pixels.reshape(plain.height, plain.width, channels)
+
+
+def converted(source: dataset.Source, size: int, channels: int) -> dataset.Source:
+    """A set whose images are resized and made grey or coloured, as `decode` does it; in memory.
+
+    Args:
+      source: what a reader of arrays returned.
+      size, channels: as in `decode`; 0: as they are.
+
+    Raises:
+      DataError: its examples are not images of bytes, grey or RGB.
+    """
+    shape, dtype = source.train.images.shape[1:], source.train.images.dtype
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] not in CHANNELS:
+        raise dataset.DataError(
+            f"data.size = {size}, data.channels = {channels}: {source.name} has examples of shape "
+            f"{shape} and type {dtype}, and only images of bytes, grey or RGB, are converted; set "
+            "both to 0"
+        )
+    splits = {
+        name: _converted(dataset.read_all(split), size, channels or shape[2])
+        for name, (split, _) in source.splits().items()
+    }
+    return source._replace(
+        train=splits["train"], test=splits["test"], validation=splits.get("validation")
+    )
+
+
+def _converted(split: dataset.Split, size: int, channels: int) -> dataset.Split:
+    import PIL.Image
+
+    stored = np.asarray(split.images)
+    height, width = (size, size) if size else stored.shape[1:3]
+    images = np.empty((len(stored), height, width, channels), np.uint8)
+    for index, pixels in enumerate(stored):
+        image = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        if image.mode != _MODES[channels]:
+            image = image.convert(_MODES[channels])
+        if size:
+            image = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
+        images[index] = np.asarray(image).reshape(height, width, channels)
+    return dataset.Split(images, split.labels)
 
 
 def _is_grey(image: PIL.Image.Image) -> bool:

@@ -54,19 +54,18 @@ def read(
         path = files.place(data_dir) / files.place(name)
         if _is_folder(name, path):
             return folder.read_folder(path, size=size, channels=channels)
-        if size or channels:
-            others = "which is another kind of data; set both to 0"
-            if not _is_other(name, path):
-                there = "has neither train/ nor test/" if path.is_dir() else "does not exist"
-                others = (
-                    f"and {path.absolute()} {there}. Give a folder with images in {folder.LAYOUT}, "
-                    "or set both to 0 for data of another kind"
-                )
+        try:
+            source = _read(name, data_dir)
+        except tfds.NotPreparedError as error:
+            if not (size or channels) or _is_other(name, path):
+                raise
+            there = "has neither train/ nor test/" if path.is_dir() else "does not exist"
             raise dataset.DataError(
-                f"data.size = {size}, data.channels = {channels} are for folders of images, "
-                f"data.name = {name!r}, {others}"
-            )
-        return _read(name, data_dir)
+                f"data.size = {size}, data.channels = {channels}, data.name = {name!r}: "
+                f"{path.absolute()} {there}. Give a folder with images in {folder.LAYOUT}. "
+                f"Or else: {error}"
+            ) from error
+        return images.converted(source, size, channels) if size or channels else source
 
 
 def check_look(size: int, channels: int) -> None:
