@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +32,6 @@ from numpy.typing import NDArray
 from lconv_jax import analysis, data, models
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import fields, new_figure, save
-from lconv_jax.host.files import write_atomically
 from lconv_jax.optim import top_k_mask
 from lconv_jax.optim.registry import METHODS as REGISTRY
 from lconv_jax.rundir import metrics
@@ -253,15 +250,7 @@ def write_support(study: Study, cell: Cell) -> str:
             )
             for name, mask in masks.items()
         }
-    digest = hashlib.sha256(b"".join(np.packbits(mask).tobytes() for mask in masks.values()))
-    folder = study.folder("supports")
-    path = os.path.abspath(os.path.join(folder, f"{digest.hexdigest()[:16]}.npz"))
-    if not os.path.exists(path):
-        os.makedirs(folder, exist_ok=True)
-        contents = io.BytesIO()
-        np.savez_compressed(contents, **masks)
-        write_atomically(path, contents.getvalue())
-    return path
+    return runs.write_masks(study.folder("supports"), masks)
 
 
 def cut(kernel: NDArray[Any], density: float) -> NDArray[Any]:

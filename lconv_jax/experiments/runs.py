@@ -17,6 +17,8 @@ its cell.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import json
 import os
@@ -221,6 +223,18 @@ def _over(result: Mapping[str, Any], by: str) -> list[dict[str, Any]]:
         for setting in result["settings"]
         if all(by in run or "diverged" in run for run in setting["runs"])
     ]
+
+
+def write_masks(folder: str, masks: Mapping[str, Any]) -> str:
+    """Writes masks by layer as a file for `optimizer.masks`, named by its contents; its path."""
+    digest = hashlib.sha256(b"".join(np.packbits(mask).tobytes() for mask in masks.values()))
+    path = os.path.join(folder, f"{digest.hexdigest()[:16]}.npz")
+    if not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        contents = io.BytesIO()
+        np.savez_compressed(contents, **masks)
+        write_atomically(path, contents.getvalue())
+    return path
 
 
 def add_localisation(
