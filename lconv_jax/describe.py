@@ -7,16 +7,21 @@ into RUN_DIR/description.json, for `lconv_jax.report`.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import app, flags
 from rich import box, table
 
 from lconv_jax import data, mdl
 from lconv_jax.compression import certify
+from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
@@ -28,7 +33,7 @@ from lconv_jax.terminal import commands
 from lconv_jax.training.exporting import restore_network
 from lconv_jax.training.setup import Setup
 
-SHORT_DIR = "short"
+SHORT_DIR, ROUNDED_DIR = "short", "rounded"
 _QUICK_CODES = ("raw", "theorem2", "unit")
 
 
@@ -47,6 +52,7 @@ def describe(run_dir: str, tell: Callable[[str], object] = lambda text: None) ->
 
     Candidates are the rounded network of the newest checkpoint, and files of `lconv_jax.shorten`.
     If there are such files, a dense network is not rounded: that takes minutes, for a bound of 1.
+    The rounded network is kept, and found again by the next call.
 
     Args:
       run_dir: a --workdir of `lconv_jax.main`.
@@ -58,28 +64,68 @@ def describe(run_dir: str, tell: Callable[[str], object] = lambda text: None) ->
     setup, network, step = restore_network(run_dir)
     if read_summary(run_dir) is None:
         tell(f"the run is not finished: this is step {step:,} of {setup.plan.total_steps:,}")
-    tell(f"rounding and coding {certify.count_nonzeros(network):,} weights that are not zero ...")
     split, delta = setup.dataset.train, setup.config.log.delta
     found = [
         Description(file, certificate, path, setup, step)
         for path, file, certificate in certified_files(run_dir, split, delta)
     ]
     if not found or not certify.is_dense(network):
-        rounded = certify.shortest_description(network, split, delta)
+        rounded = _rounded(run_dir, network, split, delta, tell)
         name = f"the checkpoint of step {step}, rounded"
         found.insert(0, Description(*rounded, name, setup, step))
     return min(found, key=lambda each: each.certificate.bounds()["kl"])
 
 
+def _rounded(
+    run_dir: str,
+    network: mdl.Network,
+    train: data.Split,
+    delta: float,
+    tell: Callable[[str], object],
+) -> tuple[bytes, certify.Certificate]:
+    """`certify.shortest_description` of a run's network, kept in RUN_DIR/rounded/."""
+    folder = os.path.join(run_dir, ROUNDED_DIR)
+    if os.path.islink(folder):
+        raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
+    name = f"{_digest(network, delta)}.lconv"
+    try:
+        for path, file, certificate in certified_files(run_dir, train, delta, ROUNDED_DIR):
+            if os.path.basename(path) == name:
+                return file, certificate
+    except ValueError:
+        pass  # a damaged file is made anew
+    tell(f"rounding and coding {certify.count_nonzeros(network):,} weights that are not zero ...")
+    file, certificate = certify.shortest_description(network, train, delta)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier step
+    os.makedirs(folder)
+    write_atomically(os.path.join(folder, name), file)
+    return file, certificate
+
+
+def _digest(network: mdl.Network, delta: float) -> str:
+    """Of what `_rounded` depends on: every number of the network, δ, and this package's version."""
+    version = metadata.version("lconv_jax")
+    sha = hashlib.sha256(f"{version} {delta} {network.input_code}".encode())
+    for layer in network.layers:
+        for array in (*(term.kernel for term in layer.terms), layer.bias):
+            sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
+
+
 def certified_files(
-    run_dir: str, train: data.Split, delta: float
+    run_dir: str, train: data.Split, delta: float, folder: str = SHORT_DIR
 ) -> list[tuple[str, bytes, certify.Certificate]]:
-    """What `lconv_jax.shorten` wrote for a run: path, contents and certificate of each file.
+    """Files in a folder of a run: path, contents and certificate of each.
+
+    Args:
+      run_dir: of the run.
+      train, delta: as in `certify.certify`.
+      folder: by default where `lconv_jax.shorten` writes.
 
     Raises:
       ValueError: a file is damaged, or asks for more than `mdl.untrusted` allows.
     """
-    folder = os.path.join(run_dir, SHORT_DIR)
+    folder = os.path.join(run_dir, folder)
     files = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if name.endswith(".lconv"):

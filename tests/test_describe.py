@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -124,8 +125,33 @@ def test_a_dense_network_is_rounded_again_only_where_its_bound_says_something(ru
 
 
 @pytest.mark.slow
+def test_what_was_rounded_is_kept_until_the_network_or_the_file_changes(run_dir, tmp_path):
+    copy = str(tmp_path / "run")
+    shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("rounded"))
+    told = []
+    first = describe(copy, told.append)
+    again = describe(copy, told.append)
+    assert again.file == first.file
+    assert again.certificate == first.certificate
+    assert sum("rounding" in line for line in told) == 1
+    (kept,) = os.listdir(os.path.join(copy, "rounded"))
+    path = os.path.join(copy, "rounded", kept)
+    with open(path, "r+b") as stream:
+        stream.truncate(20)
+    assert describe(copy, told.append).file == first.file
+    assert sum("rounding" in line for line in told) == 2
+    # A file of another network is not taken, and does not stay.
+    other = os.path.join(copy, "rounded", f"{'0' * 16}.lconv")
+    os.rename(path, other)
+    assert describe(copy, told.append).file == first.file
+    assert sum("rounding" in line for line in told) == 3
+    assert os.listdir(os.path.join(copy, "rounded")) == [kept]
+
+
+@pytest.mark.slow
 def test_describe_and_predict_print_the_same_test_error(run_dir, tmp_path):
     file, classes = str(tmp_path / "model.lconv"), str(tmp_path / "classes.txt")
+    shutil.rmtree(os.path.join(run_dir, "rounded"), ignore_errors=True)
     status, described, err = command("describe", run_dir, f"--out={file}")
     assert status == 0, err
     assert "weights that are not zero ...\ncomparing codes" in err

@@ -55,12 +55,12 @@ def test_lanes_are_lone_runs_with_masks_and_gates_of_their_own(name):
     alone = [initial(np.uint32(setup.config.seed)) for setup in setups]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     split, count = jax.device_put(whole.train), jnp.int32(setups[0].plan.steps_per_epoch)
-    for _ in range(4):
+    for _ in range(2):
         states, _ = program(states, lanes.make_lanes(setups, whole), split, count)
     for index, setup in enumerate(setups):
         state = programs.initial_state(setup)
         step = programs.compile_train_steps(setup)
-        for _ in range(4):
+        for _ in range(2):
             state, _ = step(state, jax.device_put(setup.dataset.train), count)
         got = jax.tree.map(lambda leaf, i=index: leaf[i], states)
         for one, other in zip(

@@ -17,5 +17,5 @@ def get_config(optimizer: str = "beta_lasso"):
     config.train.epochs = 12
     config.train.batch_size = 128
     config.log.eval_every_epochs = 4
-    config.checkpoint.every_epochs = 4
+    config.checkpoint.every_epochs = 2
     return config
