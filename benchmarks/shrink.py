@@ -30,7 +30,7 @@ from benchmarks import common
 from lconv_jax import config as config_lib
 from lconv_jax.config import with_overrides
 from lconv_jax.rundir import metrics
-from lconv_jax.training import loop, programs, shrinking
+from lconv_jax.training import hidden_units, loop, programs
 from lconv_jax.training.setup import prepare
 from lconv_jax.training.shrinker import Shrinker
 
@@ -99,7 +99,7 @@ def divergence(args: Any, seed: int, epochs: int) -> dict[str, Any] | None:
     if keep is None:
         return None
     rng = np.random.default_rng(seed)
-    hidden = shrinking.hidden_layers(whole.model, whole.dataset.image_shape)
+    hidden = hidden_units.hidden_layers(whole.model, whole.dataset.image_shape)
     shuffled = {layer.name: rng.permutation(layer.units) for layer in hidden}
 
     def losses(keep: dict[str, NDArray[np.int64]] | None) -> NDArray[Any]:

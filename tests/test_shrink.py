@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lconv_jax import beta_lasso, data, models
 from lconv_jax.rundir import metrics
-from lconv_jax.training import evaluation, loop, programs, rng, shrinking
+from lconv_jax.training import evaluation, hidden_units, loop, programs, rng
 from lconv_jax.training.inputs import Inputs
 from lconv_jax.training.setup import prepare
 from lconv_jax.training.shrinker import Shrinker
@@ -81,7 +81,7 @@ def test_thousand_steps_past_a_shrink_follow_the_whole_network(changes):
         kept = {name: np.asarray(mask) for name, mask in back.kept.items()}
         assert not all(mask.all() for mask in kept.values())
         rows = slice(None)
-        for layer in shrinking.hidden_layers(whole.model, (8, 8, 1)):
+        for layer in hidden_units.hidden_layers(whole.model, (8, 8, 1)):
             kernel = np.asarray(state.params[layer.name]["kernel"])[rows]
             got = np.asarray(back.params[layer.name]["kernel"])[rows]
             np.testing.assert_allclose(got, kernel, rtol=1e-6, atol=1e-8)
@@ -113,13 +113,13 @@ def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps(
     keep = shrinker.choose(state, split)
     shrinker.restrict(state, keep)
     small = shrinker.current
-    hidden = shrinking.hidden_layers(whole.model, (8, 8, 1))
+    hidden = hidden_units.hidden_layers(whole.model, (8, 8, 1))
 
     def both(state, _):
-        small_state = shrinking.restrict(hidden, whole.plan.tx, state, keep)
+        small_state = hidden_units.restrict(hidden, whole.plan.tx, state, keep)
         small_state, rows = make_train_steps(small)(small_state, split, 1)
         state, whole_rows = make_train_steps(whole)(state, split, 1)
-        again = shrinking.restrict(hidden, whole.plan.tx, state, keep)
+        again = hidden_units.restrict(hidden, whole.plan.tx, state, keep)
 
         def differ(a, b):
             # A weight within rounding of the threshold may fall on either side of it.
@@ -141,8 +141,8 @@ def test_single_float32_steps_agree_with_the_whole_network_for_a_thousand_steps(
 # Two layers of two and three units: unit 1 of each is alive, and one unit of fc1 is what the case
 # makes of it.
 HIDDEN = (
-    shrinking.Hidden("fc1", 2, "fc2", normalised=True, dropout=0.0),
-    shrinking.Hidden("fc2", 3, "fc3", normalised=False, dropout=0.0),
+    hidden_units.Hidden("fc1", 2, "fc2", normalised=True, dropout=0.0),
+    hidden_units.Hidden("fc2", 3, "fc3", normalised=False, dropout=0.0),
 )
 
 
@@ -199,7 +199,7 @@ def test_a_unit_is_dead_under_each_condition_of_the_proof_only(state, changes, f
     made = _state(**state) if not trace else _with_bias_trace(_state(**state), trace["bias"])
     hidden = (HIDDEN[0]._replace(**changes), HIDDEN[1])
     limits = {} if limit is None else {"fc2": limit}
-    dead = shrinking.dead_units(hidden, made, limits=limits, frozen=frozen)
+    dead = hidden_units.dead_units(hidden, made, limits=limits, frozen=frozen)
     assert dead["fc1"].tolist() == [first, False]
     assert dead["fc2"].tolist() == [False, False, third]
 
@@ -213,11 +213,11 @@ def _with_bias_trace(state, value):
 def test_sizes_are_filled_up_with_dead_units_to_a_multiple():
     dead = {"fc1": np.array([True, False]), "fc2": np.array([False, False, True])}
     params = _state().params
-    assert shrinking.choose(HIDDEN, params, dead, multiple=2) is None  # 2 and 2: not worth while
-    keep = shrinking.choose(HIDDEN, params, dead, multiple=1)
+    assert hidden_units.choose(HIDDEN, params, dead, multiple=2) is None  # 2 and 2: not worth while
+    keep = hidden_units.choose(HIDDEN, params, dead, multiple=1)
     assert [keep[name].tolist() for name in ("fc1", "fc2")] == [[1], [0, 1]]
     everything = {name: np.ones_like(mask) for name, mask in dead.items()}
-    keep = shrinking.choose(HIDDEN, params, everything, multiple=1)
+    keep = hidden_units.choose(HIDDEN, params, everything, multiple=1)
     assert [keep[name].tolist() for name in ("fc1", "fc2")] == [[0], [0]]
 
 
@@ -237,15 +237,15 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
         mutable=["batch_stats"],
     )
     state = TrainState(jnp.int32(0), params, updated["batch_stats"], tx.init(params))
-    hidden = shrinking.hidden_layers(model, x.shape[1:])
+    hidden = hidden_units.hidden_layers(model, x.shape[1:])
     # The running mean of a unit without inputs is 0, as it is in a run of some length.
     stats = state.batch_stats
     for name, unit in (("fc1", 1), ("fc2", 4)):
         stats[f"bn_{name}"]["mean"] = stats[f"bn_{name}"]["mean"].at[unit].set(0.0)
-    dead = shrinking.dead_units(hidden, state, limits={}, frozen=True)
+    dead = hidden_units.dead_units(hidden, state, limits={}, frozen=True)
     assert [np.flatnonzero(dead[name]).tolist() for name in ("fc1", "fc2")] == [[1], [4]]
     keep = {name: np.flatnonzero(~mask) for name, mask in dead.items()}
-    small = shrinking.restrict(hidden, tx, state, keep)
+    small = hidden_units.restrict(hidden, tx, state, keep)
     clone = model.clone(kept=tuple((name, tuple(i.tolist())) for name, i in keep.items()))
     assert small.params["fc2"]["kernel"].shape == (5, 5)
 
@@ -254,7 +254,7 @@ def test_what_a_frozen_unit_contributes_is_kept_as_a_constant():
 
     want = logits(model, state)
     np.testing.assert_allclose(logits(clone, small), want, atol=1e-5)
-    back = shrinking.expand(hidden, tx, small, state, keep)
+    back = hidden_units.expand(hidden, tx, small, state, keep)
     np.testing.assert_allclose(logits(model, back), want, atol=1e-5)
 
 
@@ -279,9 +279,9 @@ def test_an_optimizer_outside_the_proof_is_refused():
     params = _state().params
     tx = optax.chain(optax.scale_by_adam(), beta_lasso(0.1, 1e-3))
     with pytest.raises(ValueError, match="ScaleByAdamState"):
-        shrinking.check_optimizer(tx.init(params))
+        hidden_units.check_optimizer(tx.init(params))
     schedule = optax.cosine_decay_schedule(0.1, 10)
-    shrinking.check_optimizer(beta_lasso(schedule, 1e-3, momentum=0.9).init(params))
+    hidden_units.check_optimizer(beta_lasso(schedule, 1e-3, momentum=0.9).init(params))
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,6 @@ from lconv_jax.analysis.filters import (
     unpermuted_rows,
 )
 from lconv_jax.analysis.flops import inference_flops, training_flops
-from lconv_jax.analysis.localisation import (
-    Localisation,
-    localisation,
-    participation,
-    shuffle_weights,
-    unit_spread,
-)
 from lconv_jax.analysis.locality import Locality, locality, shuffle_support, window_share
 from lconv_jax.analysis.moves import (
     Equivariance,
@@ -31,6 +24,13 @@ from lconv_jax.analysis.moves import (
 from lconv_jax.analysis.nulls import NULLS, Contrast, contrast
 from lconv_jax.analysis.recovery import Match, Recovery, cut, partners, recovery
 from lconv_jax.analysis.spectrum import Tuning, opponency, tuning
+from lconv_jax.analysis.spread import (
+    Localisation,
+    localisation,
+    participation,
+    shuffle_weights,
+    unit_spread,
+)
 from lconv_jax.analysis.structure import Structure, structure, support_bits
 from lconv_jax.analysis.unit_measures import Fields, compare_fields, fields
 from lconv_jax.analysis.weight_sharing import Sharing, Similarity, sharing, similarity

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax.analysis.localisation import shuffle_weights
+from lconv_jax.analysis.spread import shuffle_weights
 
 Null = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lconv_jax.analysis.extent import clumps, energy_window, neighbour_distance, sampling
-from lconv_jax.analysis.localisation import participation, unit_spread
 from lconv_jax.analysis.nulls import Contrast, check_null, contrast
 from lconv_jax.analysis.spectrum import opponency, tuning
+from lconv_jax.analysis.spread import participation, unit_spread
 from lconv_jax.analysis.units import MAX_UNITS, check_weights, chunks, live_units
 
 

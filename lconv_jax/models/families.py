@@ -46,7 +46,7 @@ class ConvFamily(nn.Module):
             if `dtype` is).
         bn_momentum: weight of the past in the running statistics of batch normalisation.
         kept: pairs of a dense hidden layer and the units of it that are there, ascending, by their
-            number among all; a layer that is not named has all. See `training.shrinking`.
+            number among all; a layer that is not named has all. See `training.hidden_units`.
     """
 
     kind: str

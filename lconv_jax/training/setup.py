@@ -17,7 +17,7 @@ from lconv_jax.host import memory
 from lconv_jax.optim import apply_masks
 from lconv_jax.optim.registry import METHODS
 from lconv_jax.parallel import sharding
-from lconv_jax.training import rng, shrinking, starting
+from lconv_jax.training import hidden_units, rng, starting
 from lconv_jax.training.inputs import Inputs, make_inputs
 from lconv_jax.training.plan import Plan, make_plan
 from lconv_jax.training.state import TrainState
@@ -79,7 +79,7 @@ def prepare(
     plan = make_plan(config, len(dataset.train.labels), variables["params"])
     shapes = jax.eval_shape(make_initial_state(model, plan, dataset.image_shape, config.seed))
     if config.train.shrink != "none":
-        shrinking.check_optimizer(shapes.opt_state)
+        hidden_units.check_optimizer(shapes.opt_state)
     shapes = laid_out(mesh, shapes)
     if must_fit:
         _check_memory(config, shapes)

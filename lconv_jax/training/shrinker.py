@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lconv_jax import data, optim
 from lconv_jax.parallel import sharding
-from lconv_jax.training import rng, shrinking
+from lconv_jax.training import hidden_units, rng
 from lconv_jax.training.setup import Setup, laid_out
 from lconv_jax.training.state import TrainState
 
@@ -34,8 +34,8 @@ class Shrinker:
         self._expand: Callable[[TrainState], TrainState] | None = None
 
     @property
-    def _hidden(self) -> tuple[shrinking.Hidden, ...]:
-        return shrinking.hidden_layers(self.setup.model, self.setup.dataset.image_shape)
+    def _hidden(self) -> tuple[hidden_units.Hidden, ...]:
+        return hidden_units.hidden_layers(self.setup.model, self.setup.dataset.image_shape)
 
     @property
     def stored_shapes(self) -> TrainState:
@@ -86,7 +86,7 @@ class Shrinker:
 
             @functools.partial(jax.jit, out_shardings=sharding.placement(shapes))
             def expand(state: TrainState) -> TrainState:
-                return shrinking.expand(hidden, self.setup.plan.tx, state, shapes, kept)
+                return hidden_units.expand(hidden, self.setup.plan.tx, state, shapes, kept)
 
             self._expand = expand
         return self._expand(state)
@@ -100,7 +100,7 @@ class Shrinker:
         }
 
         def restrict(state: TrainState) -> TrainState:
-            return shrinking.restrict(hidden, self.setup.plan.tx, state, kept)
+            return hidden_units.restrict(hidden, self.setup.plan.tx, state, kept)
 
         shapes = laid_out(self.setup.mesh, jax.eval_shape(restrict, state))
         model = self.setup.model.clone(
@@ -123,8 +123,8 @@ class Shrinker:
 
         def choose(limits: Mapping[str, float]) -> dict[str, NDArray[np.int64]] | None:
             frozen = config.train.shrink == "frozen"
-            dead = shrinking.dead_units(hidden, state, limits=limits, frozen=frozen)
-            return shrinking.choose(hidden, state.params, dead)
+            dead = hidden_units.dead_units(hidden, state, limits=limits, frozen=frozen)
+            return hidden_units.choose(hidden, state.params, dead)
 
         # The limits cost a step, and mostly nothing hangs on them.
         if choose(dict.fromkeys(thresholds, np.inf)) is None:
@@ -140,4 +140,6 @@ class Shrinker:
         labels_B = jnp.asarray(batch.labels)
         rate = float(plan.schedule(step))
         model = self.current.model
-        return choose(shrinking.output_limits(model, state, inputs_B, labels_B, thresholds, rate))
+        return choose(
+            hidden_units.output_limits(model, state, inputs_B, labels_B, thresholds, rate)
+        )
