@@ -10,7 +10,7 @@ What a network still learns from a surrogate does not come from the property tha
     shifted    each example is moved round its borders by a random shift: every place has the same
                statistics
     centred    each example is moved round its borders until its centre of mass is in the middle
-    labels     the labels of the training set are shuffled
+    labels     the labels of the training set are shuffled, or a random `share` of them
 
 Every example is drawn once, not anew in every epoch. Options stand behind the name, as in
 `scrambled:block=7,seed=3`. The word is that of Theiler et al., "Testing for nonlinearity in time
@@ -33,7 +33,7 @@ KINDS: dict[str, Mapping[str, Any]] = {
     "scrambled": {"block": 4, "seed": 0},
     "shifted": {"seed": 0},
     "centred": {},
-    "labels": {"seed": 0},
+    "labels": {"share": 1.0, "seed": 0},
 }
 ACCEPTED = " or ".join([", ".join([*KINDS][:-1]), [*KINDS][-1]]) + ", with options behind a colon"
 _LEAST = {"seed": 0, "block": 2}
@@ -55,6 +55,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         raise dataset.DataError(f"{_KEY} = {text!r}: must be {ACCEPTED}")
     found = options.parse(text, KINDS[kind], _KEY)
     accepted = options.at_least(found, {name: low for name, low in _LEAST.items() if name in found})
+    if "share" in found:
+        accepted["share"] = (0 < found["share"] <= 1, "in (0, 1]")
     options.require(text, found, accepted, _KEY)
     return kind, found
 
@@ -87,7 +89,9 @@ def make(source: dataset.Source, text: str) -> dataset.Source:
         elif kind == "centred":
             images = _rolled(images, _to_the_middle(images))
         elif name != "test":
-            labels = rng.permutation(labels)
+            chosen = rng.permutation(len(labels))[: round(found["share"] * len(labels))]
+            labels = labels.copy()
+            labels[chosen] = labels[rng.permutation(chosen)]
         made[name] = dataset.Split(images, labels)
     return source._replace(
         name=f"{source.name}, {text}",

@@ -129,6 +129,15 @@ def test_only_training_labels_are_shuffled():
     assert not np.array_equal(found.train.labels, labels)
 
 
+def test_a_share_of_the_labels_is_shuffled_among_themselves():
+    images = np.zeros((1000, 2, 2, 1), np.uint8)
+    labels = np.arange(1000) % 10
+    found = np.asarray(made(images, labels, "labels:share=0.3").train.labels)
+    np.testing.assert_array_equal(np.sort(found), np.sort(labels))
+    # A tenth of them keep their class.
+    assert np.mean(found != labels) == pytest.approx(0.27, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", [kind for kind, found in surrogates.KINDS.items() if found])
 def test_the_seed_decides(kind):
     images, labels = random_images((20, 4, 4, 1))
@@ -146,6 +155,8 @@ def test_the_seed_decides(kind):
         ("phase", "must be gaussian, scrambled, shifted, centred or labels"),
         ("scrambled:block=1", "block = 1 must be ≥ 2"),
         ("labels:seed=-1", "seed = -1 must be ≥ 0"),
+        ("labels:share=1.5", r"share = 1.5 must be in \(0, 1\]"),
+        ("labels:share=nan", "share = nan must be in"),
         ("centred:seed=1", "not an option of centred; .*: none"),
         ("scrambled:side=4", "not an option of scrambled; .* block=4, seed=0"),
         ("gaussian:seed=x", "seed = 'x' must be of type int"),
