@@ -79,6 +79,7 @@ _SIZE = {"model.alpha": 4, "train.epochs": 100, "data.crop": 0}
 _LR_SUM = {"optimizer.reference_lr_sum": 3000.0}
 _CHECKPOINTS = 10
 _NULLS, _SHUFFLES = ("margins", "counts"), 5
+_UNITS = 128  # that stencils are found for
 # Moves are measured on so many test images.
 _IMAGES = 500
 _SHIFTS = ((0, 1), (0, 2), (2, 0), (0, 4))
@@ -221,7 +222,9 @@ def measure(run_dir: str, count: float | None) -> dict[str, Any]:
     shared = analysis.sharing(kernel, shape, shuffles=3)
     found["sharing"] = {name: each._asdict() for name, each in shared.contrasts.items()}
     by_chance = analysis.NULLS["values"](kernel, np.random.default_rng(0))
-    sizes = [analysis.stencils(each, shape) for each in (kernel, by_chance)]
+    sizes = [
+        analysis.stencils(each, shape, max_units=_UNITS, rounds=3) for each in (kernel, by_chance)
+    ]
     found["stencils"] = {
         "units": len(sizes[0].compared),
         "size": sizes[0].size,
