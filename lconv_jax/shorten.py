@@ -1,7 +1,8 @@
 """Makes a run's network shorter: `python -m lconv_jax.shorten RUN_DIR`.
 
 Round by round, the weights that matter least for their bits are removed, and the others are trained
-under rounding to the integers of a file. Each round's network is encoded and certified.
+under rounding to the integers of a file. Each round's network is encoded and certified. With
+`--method=rate`, training itself weighs the loss against the bits of the file.
 RUN_DIR/short/ keeps the frontier of description length against training error; `describe` takes the
 file with the smallest bound. The test set is used for the report only.
 """
@@ -10,14 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from lconv_jax import data, mdl
-from lconv_jax.compression import certify
+from lconv_jax.compression import certify, rate_search
 from lconv_jax.compression.search import DEFAULTS, Options, search
 from lconv_jax.describe import SHORT_DIR, certified_files
 from lconv_jax.errors import ConfigError
@@ -31,10 +32,13 @@ from lconv_jax.training.exporting import restore_network
 FRONTIER_FILE = "frontier.json"
 
 
-def shorten(run_dir: str, options: Options = DEFAULTS) -> list[dict[str, Any]]:
+def shorten(
+    run_dir: str, options: Options | rate_search.Options = DEFAULTS
+) -> list[dict[str, Any]]:
     """Searches, and keeps the frontier in RUN_DIR/short/: files by their bits, and a table.
 
-    A file already there stays unless one of the same length makes fewer errors.
+    A file already there stays unless one of the same length makes fewer errors. The method is that
+    of the options.
 
     Returns:
       One row a file of the frontier, the shortest first.
@@ -53,7 +57,7 @@ def shorten(run_dir: str, options: Options = DEFAULTS) -> list[dict[str, Any]]:
         if os.path.basename(path) == _file_name(certificate)
     ]
     _write_table(folder, rows)
-    for file, certificate in search(network, dataset.train, delta, options):
+    for file, certificate in _found(network, dataset.train, delta, options):
         row = _row(file, certificate, dataset.test)
         commands.say(_line(row))
         if any(_covers(other, row) for other in rows):
@@ -66,6 +70,14 @@ def shorten(run_dir: str, options: Options = DEFAULTS) -> list[dict[str, Any]]:
         rows = sorted([*rows, row], key=lambda row: row["bits"])
         _write_table(folder, rows)
     return rows
+
+
+def _found(
+    network: mdl.Network, train: data.Split, delta: float, options: Options | rate_search.Options
+) -> Iterable[tuple[bytes, certify.Certificate]]:
+    if isinstance(options, rate_search.Options):
+        return rate_search.search(network, train, delta, options)
+    return search(network, train, delta, options)
 
 
 def _write_table(folder: str, rows: list[dict[str, Any]]) -> None:
@@ -102,13 +114,78 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-def define_flags() -> None:
-    flags.DEFINE_integer("depth", 7, "Largest level q: weights become −q … q.", 1, 2**15)
-    flags.DEFINE_integer("bias_bits", 4, "Binary digits of a layer's largest bias.", 1, 30)
-    flags.DEFINE_integer("cycles", 1, "Training cycles, each with a file, in a round.", 1)
-    flags.DEFINE_integer("steps", 600, "Training steps of a cycle.", 1, 2**31 - 1)
-    flags.DEFINE_float("keep", 0.8, "Share of the weights that a round leaves.", 0.05, 0.99)
-    flags.DEFINE_integer("seed", 0, "Of the order of the examples.", 0, 2**32 - 1)
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of both methods."""
+    # Those of one method alone name it.
+    flags.DEFINE_enum(
+        "method",
+        "prune",
+        ["prune", "rate"],
+        "Whether weights are removed round by round, or training charges for the file's bits.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "bias_bits", 4, "Binary digits of a layer's largest bias.", 1, 30, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Of the order of the examples.", 0, 2**32 - 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "depth",
+        None,
+        "Largest level q: weights become −q … q. 7, and 3 for rate.",
+        1,
+        2**15,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "steps",
+        None,
+        "Training steps of a cycle. 600, and 2000 for rate.",
+        1,
+        2**31 - 1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "cycles", 1, "prune: training cycles, each with a file, in a round.", 1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "keep",
+        0.8,
+        "prune: share of the weights that a round leaves.",
+        0.05,
+        0.99,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "start",
+        rate_search.DEFAULTS.start,
+        "rate: weights left, by pruning, when the bits begin to count.",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "prices",
+        [str(price) for price in rate_search.DEFAULTS.prices],
+        "rate: nats of the loss that a bit costs, for each file in turn.",
+        flag_values=values,
+    )
+
+
+def options_of(values: flags.FlagValues) -> Options | rate_search.Options:
+    """The options of the method, from the flags; a flag without a value keeps the default."""
+    given = values.flag_values_dict()
+    if given["method"] == "prune":
+        return Options(**{name: given[name] for name in Options._fields if given[name] is not None})
+    names = rate_search.Options._fields
+    options = {name: given[name] for name in names if given[name] is not None}
+    try:
+        prices = tuple(float(price) for price in given["prices"])
+    except ValueError:
+        prices = ()
+    if not prices or not all(0 <= price < 1 for price in prices):
+        raise ConfigError(f"--prices={','.join(given['prices'])} must be numbers from 0 to 1")
+    return rate_search.Options(**options | {"prices": prices})
 
 
 def main(argv: list[str]) -> None:
@@ -116,8 +193,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("one RUN_DIR is needed: python -m lconv_jax.shorten RUN_DIR")
     run_dir = places.local(argv[1], "RUN_DIR")
     distributed.initialize()
-    options = Options._make(flags.FLAGS[name].value for name in Options._fields)
-    rows = shorten(run_dir, options)
+    rows = shorten(run_dir, options_of(flags.FLAGS))
     best = min(rows, key=lambda row: row["kl_bound"])
     folder = os.path.join(argv[1], SHORT_DIR)
     commands.say(f"best of {len(rows)} files in {folder}:\n{_line(best)}")

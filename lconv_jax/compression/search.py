@@ -85,17 +85,8 @@ def search(
     depth, bias_bits, seed, steps, cycles, keep = options
     if not 0 < keep < 1:
         raise ValueError(f"keep = {keep} must be above 0 and below 1")
-    network = equalize(drop_dead_units(network))
-    scales = choose_scales(network, depth, bias_bits)
-    levels = in_levels(network, scales)
-    if max(peaks(integer_network(levels, scales))) >= 2**53:
-        raise ValueError(
-            f"sums of this network of {len(network.layers)} layers would pass 2⁵³, and shorten "
-            "does not scale them down on the way; describe rounds such networks as they are"
-        )
-    scale = INPUT_SCALE[network.input_code]
-    inputs = jnp.asarray(INPUTS[network.input_code](np.asarray(train.images)) / scale, jnp.float32)
-    labels = jnp.asarray(train.labels)
+    levels, scales = start(network, depth, bias_bits)
+    inputs, labels = examples(train, network.input_code)
     key, best, temperature = jax.random.key(seed), 1.0, jnp.zeros(())
     fewest: float = np.inf
     run = None
@@ -103,7 +94,7 @@ def search(
         masks = [[jnp.asarray(t.kernel != 0) for t in layer.terms] for layer in levels.layers]
         run = run or make_cycle(levels, scales, depth)
         small, found = count_levels(levels) <= _MOST_WEIGHTS, 1.0
-        params = {"levels": _as_float32(levels), "temperature": temperature}
+        params = {"levels": as_float32(levels), "temperature": temperature}
         for _ in range(cycles if small else 1):
             key, order = jax.random.split(key)
             params, moments = run(params, masks, inputs, labels, order, steps)
@@ -129,6 +120,29 @@ def search(
         smaller = drop_dead_units(levels)
         if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
             levels, run = smaller, None  # compiled anew for the new shapes
+
+
+def start(network: mdl.Network, depth: int, bias_bits: int) -> tuple[mdl.Network, Scales]:
+    """A floating-point network in levels, not yet rounded.
+
+    Raises:
+      ValueError: sums of the rounded network would pass 2⁵³.
+    """
+    network = equalize(drop_dead_units(network))
+    scales = choose_scales(network, depth, bias_bits)
+    levels = in_levels(network, scales)
+    if max(peaks(integer_network(levels, scales))) >= 2**53:
+        raise ValueError(
+            f"sums of this network of {len(network.layers)} layers would pass 2⁵³, and shorten "
+            "does not scale them down on the way; describe rounds such networks as they are"
+        )
+    return levels, scales
+
+
+def examples(train: data.Split, input_code: str) -> tuple[jax.Array, jax.Array]:
+    """All training inputs, as the networks of `folding` take them, and labels."""
+    inputs = INPUTS[input_code](np.asarray(train.images)) / INPUT_SCALE[input_code]
+    return jnp.asarray(inputs, jnp.float32), jnp.asarray(train.labels)
 
 
 def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
@@ -167,7 +181,8 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
     return run
 
 
-def _as_float32(levels: mdl.Network) -> Any:
+def as_float32(levels: mdl.Network) -> Any:
+    """The arrays of a network as a pytree, to be trained."""
     return jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), folding.weights(levels))
 
 
