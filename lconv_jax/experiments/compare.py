@@ -323,7 +323,7 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
         found["cut"] = {
             "accuracy": tested["accuracy"],
             "density": sum(map(np.count_nonzero, smaller.values())) / sum(sizes.values()),
-            "locality": analysis.locality(first, dataset.image_shape, min_nonzeros=10).ratio
+            "locality": analysis.locality(first, dataset.image_shape).ratio
             if first.ndim == 2
             else math.nan,
             "description": describe(setup, state),
@@ -334,7 +334,7 @@ def measure(run_dir: str, reference: Mapping[str, float] | None) -> dict[str, An
 def row(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a result that the table and the figure show, at its own density."""
     last, flops, cut = result["metrics"], result["flops"], result.get("cut")
-    local = result["locality"][-1]["ratio"] if result["locality"] else math.nan
+    local = result["locality"][0]["ratio"] if result["locality"] else math.nan
     return {
         "accuracy": 100 * last["eval/accuracy"],
         "density": 100 * last["sparsity/density"],
