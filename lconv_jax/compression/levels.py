@@ -12,6 +12,7 @@ from lconv_jax import mdl
 from lconv_jax.compression import folding
 from lconv_jax.mdl.canonical import reorder
 from lconv_jax.mdl.network import INPUT_SCALE
+from lconv_jax.mdl.quantize import choose_shift
 
 
 class Scales(NamedTuple):
@@ -20,22 +21,34 @@ class Scales(NamedTuple):
     kernels: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
     bias_shift: tuple[int, ...]
+    shift: tuple[int, ...]  # bits that each layer drops after ReLU, of sums of many digits
 
 
 def choose_scales(network: mdl.Network, depth: int, bias_bits: int) -> Scales:
     """Levels that span 0.7 of each layer's largest weight, and biases of `bias_bits` digits."""
     units = [1 / INPUT_SCALE[network.input_code]]
-    kernels, biases, shifts = [], [], []
+    kernels, biases, bias_shifts, shifts = [], [], [], []
+    integers: list[mdl.Layer] = []
     for layer in network.layers:
         peaks = [np.abs(t.kernel).max(initial=0) * units[t.source] for t in layer.terms]
         unit = 0.7 * max([*peaks, 1e-9]) / depth
         largest = float(np.abs(layer.bias).max(initial=0)) / unit
-        shift = max(0, int(np.ceil(np.log2(max(largest, 1)))) - bias_bits)
+        bias_shift = max(0, int(np.ceil(np.log2(max(largest, 1)))) - bias_bits)
         kernels.append(tuple(unit / units[term.source] for term in layer.terms))
-        biases.append(unit * 2.0**shift)
+        biases.append(unit * 2.0**bias_shift)
+        bias_shifts.append(bias_shift)
+        terms = tuple(
+            term._replace(kernel=np.rint(term.kernel / scale).astype(np.int64))
+            for term, scale in zip(layer.terms, kernels[-1], strict=True)
+        )
+        bias = np.rint(layer.bias / unit).astype(np.int64)
+        integers.append(layer._replace(terms=terms, bias=bias, shift=0))
+        last = len(integers) == len(network.layers)
+        shift = 0 if last else choose_shift(network._replace(layers=tuple(integers)))
+        integers[-1] = integers[-1]._replace(shift=shift)
         shifts.append(shift)
-        units.append(unit)
-    return Scales(tuple(kernels), tuple(biases), tuple(shifts))
+        units.append(unit * 2.0**shift)
+    return Scales(tuple(kernels), tuple(biases), tuple(bias_shifts), tuple(shifts))
 
 
 def in_levels(network: mdl.Network, scales: Scales) -> mdl.Network:
@@ -75,7 +88,11 @@ def rounded(levels: mdl.Network, scales: Scales, masks: Any) -> mdl.Network:
 
 
 def integer_network(levels: mdl.Network, scales: Scales) -> mdl.Network:
-    """The integer network of the levels, rounded."""
+    """The integer network of the levels, rounded.
+
+    A layer that drops bits rounds its outputs down, by less than 2⁻²⁰ of the largest, which the
+    floating-point network of `rounded` does not.
+    """
     tree = [
         {
             "kernels": [np.rint(kernel).astype(np.int64) for kernel in layer["kernels"]],
@@ -83,7 +100,9 @@ def integer_network(levels: mdl.Network, scales: Scales) -> mdl.Network:
         }
         for layer, shift in zip(folding.weights(levels), scales.bias_shift, strict=True)
     ]
-    return folding.with_weights(levels, tree)
+    plain = folding.with_weights(levels, tree)
+    layers = zip(plain.layers, scales.shift, strict=True)
+    return plain._replace(layers=tuple(layer._replace(shift=shift) for layer, shift in layers))
 
 
 def drop_dead_units(network: mdl.Network) -> mdl.Network:

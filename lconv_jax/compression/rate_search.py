@@ -74,9 +74,6 @@ def search(
       train: all training examples, as stored.
       delta: the probability that the bound fails.
       options: of the search.
-
-    Raises:
-      ValueError: sums of the rounded network would pass 2⁵³.
     """
     depth, steps = options.depth, options.steps
     levels, scales = start(network, depth, options.bias_bits)

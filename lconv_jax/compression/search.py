@@ -22,7 +22,7 @@ from lconv_jax.compression.levels import (
     remove,
     rounded,
 )
-from lconv_jax.mdl.network import INPUT_SCALE, INPUTS, peaks
+from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
 
 _BATCH = 256
@@ -80,7 +80,7 @@ def search(
       options: of the search.
 
     Raises:
-      ValueError: `keep` is no share, or sums of the rounded network would pass 2⁵³.
+      ValueError: `keep` is no share.
     """
     depth, bias_bits, seed, steps, cycles, keep = options
     if not 0 < keep < 1:
@@ -123,20 +123,10 @@ def search(
 
 
 def start(network: mdl.Network, depth: int, bias_bits: int) -> tuple[mdl.Network, Scales]:
-    """A floating-point network in levels, not yet rounded.
-
-    Raises:
-      ValueError: sums of the rounded network would pass 2⁵³.
-    """
+    """A floating-point network in levels, not yet rounded."""
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
-    levels = in_levels(network, scales)
-    if max(peaks(integer_network(levels, scales))) >= 2**53:
-        raise ValueError(
-            f"sums of this network of {len(network.layers)} layers would pass 2⁵³, and shorten "
-            "does not scale them down on the way; describe rounds such networks as they are"
-        )
-    return levels, scales
+    return in_levels(network, scales), scales
 
 
 def examples(train: data.Split, input_code: str) -> tuple[jax.Array, jax.Array]:

@@ -57,11 +57,20 @@ def quantize(
             term._replace(kernel=kernel) for term, kernel in zip(layer.terms, found, strict=True)
         )
         layers.append(Layer(terms, round_bias(layer.bias / step, bias_bits), 0, layer.pool))
-        peak = peaks(network._replace(layers=tuple(layers)))[-1]
-        shift = max(0, peak.bit_length() - _MOST_PEAK) if len(layers) < len(each) else 0
+        shift = (
+            choose_shift(network._replace(layers=tuple(layers))) if len(layers) < len(each) else 0
+        )
         layers[-1] = layers[-1]._replace(shift=shift)
         units.append(step * 2.0**shift)
     return network._replace(layers=tuple(layers))
+
+
+def choose_shift(network: Network) -> int:
+    """Bits that the last of a network's integer hidden layers drops, so that later sums stay exact.
+
+    None where its sums have no more than 36 binary digits.
+    """
+    return max(0, peaks(network)[-1].bit_length() - _MOST_PEAK)
 
 
 def equalize(network: Network) -> Network:
