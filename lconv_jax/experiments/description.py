@@ -1,23 +1,26 @@
-"""Which network describes Fashion-MNIST shortest: s_fc under β-lasso, and SGD's dense nets pruned.
+"""Which network describes Fashion-MNIST shortest: pruned after training, or trained for its file.
 
     python -m lconv_jax.experiments.description --group=seeds
     python -m lconv_jax.experiments.description --group=epochs
 
-`seeds` trains each network, shortens and describes it, five seeds each; `epochs` describes one run
-of s_fc as it trains, and its figure is made from the run directory.
+`seeds` trains each network, shortens and describes it, five seeds each; `--models=sconv_rate` takes
+only these. `epochs` describes one run of s_fc as it trains, and its figure is made from the run
+directory.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lconv_jax import analysis, mdl
 from lconv_jax import config as config_lib
-from lconv_jax.compression import certify
+from lconv_jax.compression import certify, rate_search, search
 from lconv_jax.describe import code_lengths, describe
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
@@ -30,19 +33,41 @@ from lconv_jax.training.exporting import restore_network
 
 # Raised when `shorten` or `describe` finds something else for the same network.
 METHOD = 2
-# Files under configs/mdl/.
-TITLES = {
-    "sfc": "s_fc, β-lasso",
-    "sfc_sgd": "s_fc, SGD",
-    "sconv": "s_conv, SGD",
-    "slocal": "s_local, SGD",
+
+
+class Model(NamedTuple):
+    """A network, how it is trained, and how it is shortened."""
+
+    title: str
+    config: str  # file under configs/mdl/
+    changes: Mapping[str, Any] = MappingProxyType({})
+    options: search.Options | rate_search.Options = search.DEFAULTS
+
+
+_RATE = rate_search.Options(steps=2500, start=500, prices=(8e-5, 1.2e-4, 1.6e-4, 2.2e-4, 3e-4))
+# Dense at first, and small enough that pruning to `start` loses little.
+_SMALL = {"model.alpha": 2, "train.epochs": 8}
+MODELS = {
+    "sfc": Model("s_fc, β-lasso", "sfc"),
+    "sfc_sgd": Model("s_fc, SGD", "sfc_sgd"),
+    "sconv": Model("s_conv, SGD", "sconv"),
+    "slocal": Model("s_local, SGD", "slocal"),
+    "sfc_rate": Model("s_fc, β-lasso, for its file", "sfc", options=_RATE),
+    "sconv_rate": Model("s_conv, for its file", "sconv", _SMALL, _RATE),
+    "slocal_rate": Model("s_local, for its file", "slocal", _SMALL, _RATE),
+    "dconv_rate": Model("d_conv, for its file", "sconv", {**_SMALL, "model.name": "d_conv"}, _RATE),
+    "three_fc_rate": Model(
+        *("three_fc, for its file", "sconv"),
+        {**_SMALL, "model.name": "three_fc", "model.alpha": 64},
+        _RATE,
+    ),
 }
 
 
 class Cell(NamedTuple):
     """A run: a network, and a seed."""
 
-    model: str  # a key of TITLES
+    model: str  # a key of MODELS
     by_epoch: bool = False  # described as it trains, with its run directory for a result
     seed: int = 0
 
@@ -63,16 +88,19 @@ def configs(cells: Iterable[Cell], data_dir: str = "") -> dict[Cell, Any]:
     """The configuration of each run."""
     found = {}
     for cell in cells:
-        changes = {"seed": cell.seed, "data.data_dir": data_dir}
+        model = MODELS[cell.model]
+        changes = {**model.changes, "seed": cell.seed, "data.data_dir": data_dir}
         changes["log.describe_every_epochs"] = int(cell.by_epoch)
-        found[cell] = runs.get_config(f"mdl/{cell.model}", changes=changes)
+        found[cell] = runs.get_config(f"mdl/{model.config}", changes=changes)
     return found
 
 
-def run_one(config: Any, run_dir: str) -> dict[str, Any]:
+def run_one(
+    config: Any, run_dir: str, options: search.Options | rate_search.Options
+) -> dict[str, Any]:
     """Trains, shortens and describes a run; returns the result that is kept."""
     loop.train_and_evaluate(config, run_dir)
-    frontier = shorten(run_dir)
+    frontier = shorten(run_dir, options)
     file, certificate, origin, setup, _ = describe(run_dir)
     test = setup.dataset.test
     short = mdl.decode(file)
@@ -127,7 +155,7 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
         rounded = [r["rounded_kl_bound"] for r in found if r.get("rounded_kl_bound")]
         rows.append(
             [
-                TITLES[cell.model],
+                MODELS[cell.model].title,
                 len(found),
                 runs.spread([r["mdl/kl_bound"] for r in found], ".3f"),
                 runs.spread(rounded, ".3f") if len(rounded) == len(found) else "–",
@@ -149,8 +177,8 @@ def draw_frontier(results: Mapping[Cell, Mapping[str, Any]], figures: str) -> No
     lines = axis.contour(bits, error, bound, np.arange(0.2, 0.6, 0.05), colors="0.75", linewidths=1)
     axis.clabel(lines, fmt="bound %.2f", fontsize=8)
     groups = runs.over_seeds(results)
-    for number, (model, title) in enumerate(TITLES.items()):
-        found = groups.get(Cell(model), [])
+    for number, (name, model) in enumerate(MODELS.items()):
+        found = groups.get(Cell(name), [])
         for index, result in enumerate(found):
             rows = result["frontier"]
             axis.plot(
@@ -159,7 +187,7 @@ def draw_frontier(results: Mapping[Cell, Mapping[str, Any]], figures: str) -> No
                 f"C{number}.-",
                 linewidth=0.8,
                 markersize=3,
-                label=title if index == 0 else None,
+                label=model.title if index == 0 else None,
             )
             axis.plot(result["mdl/bits"], result["mdl/train_error"], f"C{number}o", markersize=7)
     axis.set(
@@ -205,18 +233,22 @@ def train_missing(options: Any) -> None:
     wanted = configs(runs.with_seeds(cells(options.models), options.seeds), options.data_dir)
     for cell, config in wanted.items():
         file = result_file(options.results, cell)
+        shortened_by = MODELS[cell.model].options
         made_by = {"config_sha256": config_lib.digest(config), "method": METHOD}
+        if shortened_by != search.DEFAULTS:
+            # As JSON has it, to be compared with what is kept.
+            made_by["options"] = json.loads(json.dumps(shortened_by._asdict()))
         if not made_by.items() <= runs.read_kept(file).items():
             print(cell, flush=True)
             run_dir = os.path.join(options.runs_dir, str(cell))
-            runs.write_kept(file, made_by | run_one(config, run_dir))
+            runs.write_kept(file, made_by | run_one(config, run_dir, shortened_by))
 
 
 def show(options: Any) -> str:
     """The table of `seeds`, with its figure; or the figure of `epochs`."""
     if options.group == "epochs":
         return runs.draw_finished(draw_epochs, options.runs_dir, options.figures, [BY_EPOCH])
-    results = kept(options.results, runs.with_seeds(cells(TITLES), runs.MOST_SEEDS))
+    results = kept(options.results, runs.with_seeds(cells(MODELS), runs.MOST_SEEDS))
     if results:
         draw_frontier(results, options.figures)
     return table(results)
@@ -228,6 +260,6 @@ if __name__ == "__main__":
         runs_dir="runs/mdl",
         results="docs/results/description",
         data_dir="Folder of the IDX files.",
-        some_of={"models": TITLES},
+        some_of={"models": MODELS},
         groups=("seeds", "epochs"),
     )

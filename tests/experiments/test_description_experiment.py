@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+from lconv_jax import config as config_lib
 from lconv_jax.experiments import description, runs
 from lconv_jax.experiments.description import Cell
 
@@ -13,8 +14,18 @@ KEPT = pathlib.Path("docs/results/description")
 def test_the_results_kept_are_those_of_the_runs():
     cells = runs.with_seeds(description.cells(("sfc", "sconv", "slocal")), 5)
     assert set(os.listdir(KEPT)) == {f"{cell}.json" for cell in cells}
-    found = description.kept(str(KEPT), runs.with_seeds(description.cells(description.TITLES), 9))
+    found = description.kept(str(KEPT), runs.with_seeds(description.cells(description.MODELS), 9))
     assert found == {cell: json.loads((KEPT / f"{cell}.json").read_text()) for cell in cells}
+
+
+def test_every_network_has_a_run_of_its_own():
+    configs = description.configs(description.cells(description.MODELS))
+    for cell, config in configs.items():
+        config_lib.validate(config)
+        # Pruned and trained for its file, s_fc starts from the same run.
+        model = description.MODELS[cell.model]
+        same = [c for c, other in configs.items() if other == config]
+        assert [description.MODELS[c.model].options for c in same].count(model.options) == 1
 
 
 def test_a_run_described_by_epoch_is_no_seed_of_another():
