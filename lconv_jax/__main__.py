@@ -16,6 +16,7 @@ COMMANDS = (
 )
 EXPERIMENTS = (
     *("fashion_mnist", "other_data", "planted", "localisation", "description", "compare"),
+    *("learned", "transfer", "scale", "ranking"),
     *("table1", "table2", "figure1", "figure2", "figure3", "figure4", "figure5"),
 )
 

@@ -121,7 +121,7 @@ def test_commands_that_read_the_data_again_say_what_to_do(given):
 @pytest.mark.parametrize(
     ("changes", "dataset", "error", "message"),
     [
-        ({"data__size": 8}, "digits", ConfigError, r"data\.size = 8.*the data are given"),
+        ({"data__size": 8}, "digits", ConfigError, r"data\.size = 8.*these are given"),
         ({"data__validation": 600}, "digits", DataError, r"data\.validation = 600: digits has 600"),
         ({"train__epochs": 0}, "digits", ConfigError, r"train\.epochs = 0"),
         ({}, "array", DataError, r"dataset = ndarray: must be a lconv_jax\.data\.Dataset"),

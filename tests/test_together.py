@@ -89,7 +89,7 @@ def test_in_float64_each_is_its_lone_run_throughout(changes, compared):
                 np.testing.assert_allclose(
                     [rows[name][index] for rows in got],
                     [rows[name] for rows in want],
-                    rtol=1e-10,
+                    rtol=1e-7,  # a vmapped program may add in another order
                     err_msg=name,
                 )
             for name, kernel in models.kernels(state.params).items():
