@@ -8,25 +8,25 @@ into RUN_DIR/description.json, for `lconv_jax.report`.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import app, flags
 from rich import box, table
 
 from lconv_jax import data, mdl
-from lconv_jax.compression import certify
+from lconv_jax.compression import certify, folding
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
 from lconv_jax.mdl import untrusted
 from lconv_jax.parallel import distributed
 from lconv_jax.rundir import facts
+from lconv_jax.rundir.checkpoint import leaf_digests
 from lconv_jax.rundir.directory import check_is_run, read_summary
 from lconv_jax.tables import rounded_up
 from lconv_jax.terminal import commands
@@ -84,9 +84,7 @@ def _rounded(
     tell: Callable[[str], object],
 ) -> tuple[bytes, certify.Certificate]:
     """`certify.shortest_description` of a run's network, kept in RUN_DIR/rounded/."""
-    folder = os.path.join(run_dir, ROUNDED_DIR)
-    if os.path.islink(folder):
-        raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
+    folder = own_folder(run_dir, ROUNDED_DIR)
     name = f"{_digest(network, delta)}.lconv"
     try:
         for path, file, certificate in certified_files(run_dir, train, delta, ROUNDED_DIR):
@@ -96,20 +94,31 @@ def _rounded(
         pass  # a damaged file is made anew
     tell(f"rounding and coding {certify.count_nonzeros(network):,} weights that are not zero ...")
     file, certificate = certify.shortest_description(network, train, delta)
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier step
-    os.makedirs(folder)
+    for other in os.listdir(folder):
+        if other.endswith(".lconv"):  # of an earlier step
+            os.remove(os.path.join(folder, other))
     write_atomically(os.path.join(folder, name), file)
     return file, certificate
 
 
 def _digest(network: mdl.Network, delta: float) -> str:
     """Of what `_rounded` depends on: every number of the network, δ, and this package's version."""
-    version = metadata.version("lconv_jax")
-    sha = hashlib.sha256(f"{version} {delta} {network.input_code}".encode())
-    for layer in network.layers:
-        for array in (*(term.kernel for term in layer.terms), layer.bias):
-            sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()[:16]
+    weights = leaf_digests(folding.weights(network))
+    made_of = [metadata.version("lconv_jax"), delta, network.input_code, weights]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+def own_folder(run_dir: str, name: str) -> str:
+    """A folder of a run in which a command writes and removes files; it is made if need be.
+
+    Raises:
+      ConfigError: it is a link.
+    """
+    folder = os.path.join(run_dir, name)
+    if os.path.islink(folder):
+        raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
+    os.makedirs(folder, exist_ok=True)
+    return folder
 
 
 def certified_files(

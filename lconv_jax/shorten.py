@@ -20,7 +20,7 @@ from absl import app, flags
 from lconv_jax import data, mdl
 from lconv_jax.compression import certify, rate_search
 from lconv_jax.compression.search import DEFAULTS, Options, search
-from lconv_jax.describe import SHORT_DIR, certified_files
+from lconv_jax.describe import SHORT_DIR, certified_files, own_folder
 from lconv_jax.errors import ConfigError
 from lconv_jax.host import places
 from lconv_jax.host.files import write_atomically
@@ -45,10 +45,7 @@ def shorten(
     """
     setup, network, _ = restore_network(run_dir)
     dataset, delta = setup.dataset, setup.config.log.delta
-    folder = os.path.join(run_dir, SHORT_DIR)
-    if os.path.islink(folder):
-        raise ConfigError(f"{folder} is a link, and files are written and removed there; move it")
-    os.makedirs(folder, exist_ok=True)
+    folder = own_folder(run_dir, SHORT_DIR)
     # The rows are computed from the files themselves: a stored table may be wrong, and its names
     # could point to any place.
     rows = [

@@ -6,11 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from lconv_jax import config as config_lib
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import sweeps
-from lconv_jax.training import loop, programs, starting
+from lconv_jax.training import loop, programs
 from lconv_jax.training.exporting import restore
 from lconv_jax.training.setup import prepare
 from tests.tiny_config import get_config
@@ -27,7 +28,8 @@ def first(tmp_path_factory):
 
 
 def leaves(state):
-    return starting.names({"params": state.params, "batch_stats": state.batch_stats})
+    both = {"params": state.params, "batch_stats": state.batch_stats}
+    return traverse_util.flatten_dict(both, sep="/")
 
 
 def config_from(first, **changes):

@@ -19,21 +19,23 @@ from lconv_jax.compression import certify, folding
 from lconv_jax.compression.levels import (
     Scales,
     count_levels,
-    drop_dead_units,
     integer_network,
     remove,
-    rounded,
 )
 from lconv_jax.compression.rate import network_bits
-from lconv_jax.compression.search import as_float32, examples, start
+from lconv_jax.compression.search import (
+    B2,
+    LEARNING_RATE,
+    as_float32,
+    compact,
+    cross_entropy,
+    examples,
+    start,
+)
 
 _BATCH = 128
-_LEARNING_RATE = 0.02  # in levels a step
-_B2 = 0.99
 # While zeros are not fixed, the learning rate falls to this share of the first; then to `_LAST`.
 _HELD, _LAST = 0.3, 0.02
-# Units without weights are dropped, and the rest compiled anew, at this share of the size.
-_COMPACT = 0.7
 # The path ends when the bound is this much above the best.
 _GIVE_UP = 0.03
 
@@ -91,8 +93,8 @@ def search(
             break
         share = max(0.5 if weights > 4 * options.start else 0.7, options.start / weights)
         levels = remove(levels, jax.device_get(moments), share)
-        smaller = drop_dead_units(levels)
-        if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
+        smaller = compact(levels)
+        if smaller is not levels:
             levels = smaller  # compiled anew for the new shapes
             run = make_cycle(levels, scales, depth)
     best, params = 1.0, {"levels": as_float32(levels), "temperature": temperature}
@@ -120,13 +122,11 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
     largest, along half a cosine. `params` are the levels and the logarithm of a factor on the
     logits; weights outside `masks` are returned as zeros. `moments` are Adam's second ones.
     """
-    adam = optax.scale_by_adam(b2=_B2)
+    adam = optax.scale_by_adam(b2=B2)
 
     def loss(params: Any, masks: Any, x: jax.Array, y: jax.Array, price: Any) -> jax.Array:
-        network = folding.with_weights(levels, params["levels"])
-        logits = folding.apply(rounded(network, scales, masks), x) * jnp.exp(params["temperature"])
-        error = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        return error + price * network_bits(network, depth)
+        bits = network_bits(folding.with_weights(levels, params["levels"]), depth)
+        return cross_entropy(levels, scales, params, masks, x, y) + price * bits
 
     @jax.jit
     def run(
@@ -140,7 +140,7 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
             grads = jax.grad(loss)(params, masks, inputs[index], labels[index], price)
             updates, state = adam.update(grads, state, params)
             share = last + (first - last) * (0.5 + 0.5 * jnp.cos(jnp.pi * step / steps))
-            params = jax.tree.map(lambda p, u: p - _LEARNING_RATE * share * u, params, updates)
+            params = jax.tree.map(lambda p, u: p - LEARNING_RATE * share * u, params, updates)
             return _confined(params, masks, depth), state
 
         start = _confined(params, masks, depth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ from lconv_jax.mdl.network import INPUT_SCALE, INPUTS
 from lconv_jax.mdl.quantize import equalize
 
 _BATCH = 256
-_LEARNING_RATE = 0.02  # in levels a step
-_B2 = 0.99
+LEARNING_RATE = 0.02  # in levels a step
+B2 = 0.99
 # Beyond this many weights a network is not worth encoding on the way.
 _MOST_WEIGHTS = 2000
 # Units without weights are dropped, and the rest compiled anew, at this share of the size.
@@ -117,8 +118,8 @@ def search(
         fewest = min(fewest, weights)
         share = 0.5 if weights > 2 * _MOST_WEIGHTS else 0.75 if weights > _MOST_WEIGHTS else keep
         levels = remove(levels, jax.device_get(moments), share)
-        smaller = drop_dead_units(levels)
-        if mdl.count_weights(smaller)[0] < _COMPACT * mdl.count_weights(levels)[0]:
+        smaller = compact(levels)
+        if smaller is not levels:
             levels, run = smaller, None  # compiled anew for the new shapes
 
 
@@ -127,6 +128,31 @@ def start(network: mdl.Network, depth: int, bias_bits: int) -> tuple[mdl.Network
     network = equalize(drop_dead_units(network))
     scales = choose_scales(network, depth, bias_bits)
     return in_levels(network, scales), scales
+
+
+def compact(levels: mdl.Network) -> mdl.Network:
+    """The network without its dead units, or the same one if that leaves it little smaller."""
+    smaller = drop_dead_units(levels)
+    little = mdl.count_weights(smaller)[0] >= _COMPACT * mdl.count_weights(levels)[0]
+    return levels if little else smaller
+
+
+def cross_entropy(
+    levels: mdl.Network, scales: Scales, params: Any, masks: Any, x: jax.Array, y: jax.Array
+) -> jax.Array:
+    """The mean loss of the network in levels, rounded straight through.
+
+    Args:
+      levels: a network of these shapes.
+      scales: of the levels.
+      params: "levels", as `folding.weights` has them, and the "temperature": the logarithm of a
+        factor on the logits.
+      masks: of the weights of each layer's terms; others are zero.
+      x, y: inputs and labels.
+    """
+    network = rounded(folding.with_weights(levels, params["levels"]), scales, masks)
+    logits = folding.apply(network, x) * jnp.exp(params["temperature"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
 
 def examples(train: data.Split, input_code: str) -> tuple[jax.Array, jax.Array]:
@@ -141,12 +167,9 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
     Adam on the cross-entropy of the rounded network, with a cosine learning rate, on batches drawn
     with replacement. `params` are the levels and the logarithm of a factor on the logits.
     """
-    adam = optax.scale_by_adam(b2=_B2)
+    adam = optax.scale_by_adam(b2=B2)
 
-    def loss(params: Any, masks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        network = rounded(folding.with_weights(levels, params["levels"]), scales, masks)
-        logits = folding.apply(network, x) * jnp.exp(params["temperature"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    loss = functools.partial(cross_entropy, levels, scales)
 
     @jax.jit
     def run(
@@ -157,7 +180,7 @@ def make_cycle(levels: mdl.Network, scales: Scales, depth: int) -> Any:
             index = jax.random.randint(jax.random.fold_in(key, step), (_BATCH,), 0, len(labels))
             grads = jax.grad(loss)(params, masks, inputs[index], labels[index])
             updates, state = adam.update(grads, state, params)
-            rate = _LEARNING_RATE * (0.51 + 0.49 * jnp.cos(jnp.pi * step / steps))
+            rate = LEARNING_RATE * (0.51 + 0.49 * jnp.cos(jnp.pi * step / steps))
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
             # Within half a level of the largest, so that every weight keeps a gradient.
             for layer in params["levels"]:

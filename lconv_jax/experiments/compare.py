@@ -29,7 +29,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, models
+from lconv_jax import analysis, models
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import fields, new_figure, save
 from lconv_jax.optim import top_k_mask
@@ -436,8 +436,7 @@ def train_missing(options: Any) -> None:
     """Chooses settings, trains the missing runs in the order of `cells`, and measures them."""
     study = _study(options)
     first = base_config(study, "sgd", {})
-    # Missing data are reported before hours of training.
-    data.load(first.data.name, first.data.data_dir or None)
+    runs.require_data(first.data.name, first.data.data_dir)
     for cell in runs.with_seeds(cells(options.methods), options.seeds):
         config = config_of(study, cell)
         reference = None

@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, models
-from lconv_jax.data import surrogates
+from lconv_jax import analysis, data
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.experiments.fashion_mnist import LR_SUM
+from lconv_jax.experiments.other_data import METHODS
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.directory import CHECKPOINTS
 from lconv_jax.tables import markdown
@@ -46,6 +47,7 @@ class Arm(NamedTuple):
     group: str
     title: str
     changes: Mapping[str, Any] = {}
+    surrogate: str = ""  # with another draw for each seed, so that runs are independent
 
 
 ARMS = {
@@ -56,27 +58,18 @@ ARMS = {
         "pixels permuted, then cropped",
         {**_CROPS, "data.permute": 1, "data.permute_first": True},
     ),
-    "centred": Arm("causes", "centred", {"data.surrogate": "centred"}),
-    "shifted": Arm("causes", "each shifted, round the border", {"data.surrogate": "shifted"}),
-    "scrambled": Arm("causes", "scrambled within 7 × 7", {"data.surrogate": "scrambled:block=7"}),
-    "gaussian": Arm("causes", "Gaussian twins", {"data.surrogate": "gaussian"}),
+    "centred": Arm("causes", "centred", {}, "centred"),
+    "shifted": Arm("causes", "each shifted, round the border", {}, "shifted:seed={seed}"),
+    "scrambled": Arm("causes", "scrambled within 7 × 7", {}, "scrambled:block=7,seed={seed}"),
+    "gaussian": Arm("causes", "Gaussian twins", {}, "gaussian:seed={seed}"),
     "gaussian, crops": Arm(
-        "causes", "Gaussian twins, random crops", {**_CROPS, "data.surrogate": "gaussian"}
+        "causes", "Gaussian twins, random crops", _CROPS, "gaussian:seed={seed}"
     ),
-    "labels": Arm("causes", "labels shuffled", {"data.surrogate": "labels"}),
-}
-# Of the network and its training: model.name and the argument of get_config.
-METHODS = {
-    "s_fc, β-lasso": ("s_fc", "beta_lasso"),
-    "s_fc, SGD": ("s_fc", "sgd"),
-    "s_local, SGD": ("s_local", "sgd"),
-    "s_conv, SGD": ("s_conv", "sgd"),
+    "labels": Arm("causes", "labels shuffled", {}, "labels:seed={seed}"),
 }
 SPARSE, DENSE, *TWINS = METHODS
 GROUPS = ("images", "causes", "twins")
-# The configuration is meant for 300 epochs of 20 steps, with a mean learning rate of a half.
 _SIZE = {"model.alpha": 4, "train.epochs": 100, "data.crop": 0}
-_LR_SUM = {"optimizer.reference_lr_sum": 3000.0}
 _CHECKPOINTS = 10
 _NULLS, _SHUFFLES = ("margins", "counts"), 5
 _UNITS = 128  # that stencils are found for
@@ -110,59 +103,67 @@ def configs(cells: Iterable[Cell]) -> dict[Cell, Any]:
     """The configuration of each run."""
     found = {}
     for cell in cells:
-        model, optimizer = METHODS[cell.method]
+        arm, (model, optimizer) = ARMS[cell.arm], METHODS[cell.method]
         changes = {
             **{**_SIZE, "model.name": model, "seed": cell.seed},
-            **(_LR_SUM if optimizer == "beta_lasso" else {}),
+            **(LR_SUM if optimizer == "beta_lasso" else {}),
             **{"checkpoint.keep": _CHECKPOINTS, "log.test": "end"},
             **{"checkpoint.every_epochs": _SIZE["train.epochs"] // _CHECKPOINTS},
-            **ARMS[cell.arm].changes,
+            **{**arm.changes, "data.surrogate": arm.surrogate.format(seed=cell.seed)},
         }
-        surrogate = changes.get("data.surrogate", "")
-        if "seed" in surrogates.KINDS.get(surrogate.partition(":")[0], ()):
-            # Another draw for each seed, so that runs are independent.
-            changes["data.surrogate"] += f"{',' if ':' in surrogate else ':'}seed={cell.seed}"
         found[cell] = runs.get_config("sfc_fashion_mnist", optimizer, changes=changes)
     return found
 
 
-def activations(setup: Setup, state: TrainState, layer: str) -> Callable[[Any], NDArray[Any]]:
-    """The function from stored images [N, *spatial, C] to a layer's outputs [N, units]."""
+def activations(setup: Setup, state: TrainState) -> Callable[[Any], dict[str, NDArray[Any]]]:
+    """The function from stored images [N, *spatial, C] to outputs [N, units] of the first layer.
+
+    They are by name: of "conv1", and of "bn_conv1" in evaluation mode.
+    """
     stats = programs.evaluation_stats(setup, state.params, state.batch_stats, int(state.step))
     variables = {"params": state.params, "batch_stats": stats}
 
     @jax.jit
-    def apply(images: jax.Array) -> jax.Array:
+    def apply(images: jax.Array) -> dict[str, jax.Array]:
         inputs = setup.inputs.preprocess(images)
         _, found = setup.model.apply(
             variables, inputs, capture_intermediates=True, mutable=["intermediates"]
         )
-        return found["intermediates"][layer]["__call__"][0].reshape(len(images), -1)
+        return {
+            layer: found["intermediates"][layer]["__call__"][0].reshape(len(images), -1)
+            for layer in ("conv1", "bn_conv1")
+        }
 
-    return lambda images: np.asarray(apply(images))
+    return lambda images: jax.device_get(apply(images))
 
 
-def dense_kernel(setup: Setup, state: TrainState) -> NDArray[np.float64]:
+def dense_kernel(
+    outputs: Callable[[Any], Mapping[str, NDArray[Any]]], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     """The first layer as a dense one, [inputs as they are stored, units], whatever it is."""
-    shape = setup.dataset.image_shape
-    outputs = activations(setup, state, models.first_layer(models.kernels(state.params)))
     # Floating-point images are not scaled; the layer has no bias.
     eye = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
-    return outputs(eye).astype(np.float64)
+    return outputs(eye)["conv1"].astype(np.float64)
 
 
-def moves(setup: Setup, state: TrainState, kernel: NDArray[Any]) -> list[dict[str, Any]]:
-    """`analysis.equivariance` of the first hidden layer: a row a shift and share of energy left."""
-    shape = setup.dataset.image_shape
-    outputs = activations(setup, state, f"bn_{models.first_layer(models.kernels(state.params))}")
-    stored = setup.dataset.test.images[:_IMAGES]
+def moves(
+    outputs: Callable[[Any], Mapping[str, NDArray[Any]]], stored: NDArray[Any], kernel: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """`analysis.equivariance` of the first hidden layer: a row a shift and share of energy left.
+
+    Args:
+      outputs: what `activations` returned.
+      stored: images as the data set has them.
+      kernel: what `dense_kernel` returned.
+    """
+    shape = stored.shape[1:]
     images = np.asarray(data.normalize(jnp.asarray(stored)))
     # Black is what comes in from the border, as in a crop.
     black = np.asarray(data.normalize(jnp.zeros(1, stored.dtype)))
-    hidden = np.maximum(outputs(images), 0)
+    hidden = np.maximum(outputs(images)["bn_conv1"], 0)
     found = []
     for shift in _SHIFTS:
-        moved = np.maximum(outputs(analysis.move(images - black, shift) + black), 0)
+        moved = np.maximum(outputs(analysis.move(images - black, shift) + black)["bn_conv1"], 0)
         for left in _LEFT:
             partners = analysis.moved_partners(kernel, shape, shift, least_left=left)
             errors = analysis.equivariance(hidden, moved, partners)
@@ -181,20 +182,20 @@ def fields(kernel: NDArray[Any], shape: tuple[int, ...]) -> dict[str, Any]:
 
 def curve(run_dir: str, setup: Setup) -> dict[str, list[float]]:
     """At each checkpoint: epoch, density, and mean window of units and of shuffled ones."""
-    shape, name = setup.dataset.image_shape, "conv1"
+    shape = setup.dataset.image_shape
     found: dict[str, list[float]] = {"epoch": [], "density": [], "window": [], "null": []}
     rng = np.random.default_rng(0)
-    with Checkpoints(os.path.join(run_dir, CHECKPOINTS)) as checkpoints:
-        for step in checkpoints.steps():
-            state = checkpoints.restore_step(step, setup.state_shapes)
-            kernel = np.asarray(models.kernels(state.params)[name], np.float64)
-            live = kernel[:, np.count_nonzero(kernel, 0) > 1]
-            nulls = [analysis.NULLS["margins"](live, rng) for _ in range(2)]
-            sides = [analysis.energy_window(each, shape).side.mean() for each in (live, *nulls)]
-            found["epoch"].append(step / setup.plan.steps_per_epoch)
-            found["density"].append(np.count_nonzero(kernel) / kernel.size)
-            found["window"].append(float(sides[0]))
-            found["null"].append(float(np.mean(sides[1:])))
+    checkpoints = Checkpoints(os.path.join(run_dir, CHECKPOINTS))
+    for step in checkpoints.steps():
+        params = checkpoints.arrays(step, ["params"])["params"]
+        kernel = params["conv1"]["kernel"].astype(np.float64)
+        live = kernel[:, np.count_nonzero(kernel, 0) > 1]
+        nulls = [analysis.NULLS["margins"](live, rng) for _ in range(2)]
+        sides = [analysis.energy_window(each, shape).side.mean() for each in (live, *nulls)]
+        found["epoch"].append(step / setup.plan.steps_per_epoch)
+        found["density"].append(np.count_nonzero(kernel) / kernel.size)
+        found["window"].append(float(sides[0]))
+        found["null"].append(float(np.mean(sides[1:])))
     return found
 
 
@@ -208,7 +209,8 @@ def measure(run_dir: str, count: float | None) -> dict[str, Any]:
     """
     setup, state, _ = restore(run_dir)
     shape = setup.dataset.image_shape
-    kernel = dense_kernel(setup, state)
+    outputs = activations(setup, state)
+    kernel = dense_kernel(outputs, shape)
     live = np.count_nonzero(kernel.any(0))
     found: dict[str, Any] = {"live": int(live), "fields": fields(kernel, shape)}
     if count is not None:
@@ -230,7 +232,7 @@ def measure(run_dir: str, count: float | None) -> dict[str, Any]:
         "size": sizes[0].size,
         "null": sizes[1].size,
     }
-    return found | {"moves": moves(setup, state, kernel)}
+    return found | {"moves": moves(outputs, setup.dataset.test.images[:_IMAGES], kernel)}
 
 
 def _mean(found: Iterable[Mapping[str, Any]], *path: str, form: str) -> str:
@@ -262,16 +264,8 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
         local.append(
             [
                 *name,
-                _mean(
-                    [{"%": 100 * each["metrics"]["eval/accuracy"]} for each in found],
-                    "%",
-                    form=".2f",
-                ),
-                _mean(
-                    [{"%": 100 * each["metrics"]["sparsity/density"]} for each in found],
-                    "%",
-                    form=".1f",
-                ),
+                runs.spread([100 * each["metrics"]["eval/accuracy"] for each in found], ".2f"),
+                runs.spread([100 * each["metrics"]["sparsity/density"] for each in found], ".1f"),
                 f"{of(*margins, 'window', 'mean', form='.1f')} ({null})",
                 of(*margins, "window", "effect", form=".2f"),
                 of("cut", "margins", "window", "effect", form=".2f"),

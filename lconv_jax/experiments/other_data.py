@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lconv_jax import analysis, data
+from lconv_jax import analysis
 from lconv_jax import config as config_lib
 from lconv_jax.data import make_spoken_digits
 from lconv_jax.experiments import runs
@@ -210,9 +210,8 @@ def draw(runs_dir: str, figures: str) -> None:
 def train_missing(options: Any) -> None:
     """Chooses the settings of each set, trains the missing runs, and localises its fields."""
     for name in options.sets:
-        # Missing data are reported before hours of training.
         first = next(iter(configs(cells(name), data_dir=options.data_dir).values()))
-        data.load(first.data.name, first.data.data_dir)
+        runs.require_data(first.data.name, first.data.data_dir)
     for name in options.sets:
         runs_dir, file = os.path.join(options.runs_dir, name), file_of(options.results, name)
         settings = choose(

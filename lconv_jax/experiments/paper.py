@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from lconv_jax import analysis, data, models
+from lconv_jax import analysis, models
 from lconv_jax import config as config_lib
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import costs, runs
@@ -314,8 +314,7 @@ def command(
 
     def train_missing(options: Any) -> None:
         if not options.dry_run:
-            # Missing data are reported before hours of training.
-            data.load(options.data, options.data_dir or None, stream="auto")
+            runs.require_data(options.data, options.data_dir)
             train_cells(study_of(options), wanted(options))
 
     def show_kept(options: Any) -> str:

@@ -30,7 +30,7 @@ import numpy as np
 from absl import app, flags
 from numpy.typing import NDArray
 
-from lconv_jax import analysis
+from lconv_jax import analysis, data
 from lconv_jax import config as config_lib
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import sweeps
@@ -107,6 +107,11 @@ def kept(file: str, keys: Iterable[K]) -> dict[K, dict[str, Any]]:
     """The results that a file keeps of these runs."""
     results = read_kept(file)
     return {key: results[str(key)] for key in keys if str(key) in results}
+
+
+def require_data(name: str, data_dir: str) -> None:
+    """Reports missing data before hours of training; arguments as in `lconv_jax.data.load`."""
+    data.load(name, data_dir or None, stream="auto")
 
 
 def run_all(

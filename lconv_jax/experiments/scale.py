@@ -15,16 +15,16 @@ test error by epoch: epochs have a double descent of their own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lconv_jax import data
 from lconv_jax.config import with_overrides
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.experiments.fashion_mnist import LR_SUM
 from lconv_jax.rundir import metrics
 from lconv_jax.tables import markdown
 
@@ -38,8 +38,6 @@ METHODS = {
 }
 _FEW = 2_000
 _NOISE = 0.15
-# λ and β as configured for 300 epochs of 20 steps, with a mean learning rate of a half.
-_LR_SUM = {"optimizer.reference_lr_sum": 3000.0}
 # λ is tried at 0.3, 1 and 3 times its configured value, with the same threshold.
 _GRID, _HELD_OUT = {"optimizer.reference_lr_sum": (900.0, 3000.0, 9000.0)}, 400
 
@@ -117,7 +115,7 @@ def config_of(
         changes |= {"optimizer.learning_rate": 1.0} if optimizer == "beta_lasso" else {}
     else:
         changes["data.examples"] = cell.examples
-        changes |= _LR_SUM if optimizer == "beta_lasso" else {}
+        changes |= LR_SUM if optimizer == "beta_lasso" else {}
     if cell.noise:
         changes["data.surrogate"] = f"labels:share={cell.noise:g},seed={cell.seed}"
     return runs.get_config(of.config, optimizer, changes={**changes, **settings})
@@ -173,11 +171,14 @@ def table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
 
 
 def draw(results: Mapping[Cell, Mapping[str, Any]], group: str, figures: str) -> None:
-    """Test error against size, and by epoch at the largest size; a colour a method."""
-    groups = runs.over_seeds(results)
-    there = {cell: found for cell, found in groups.items() if cell.group == group}
-    if not there:
-        return
+    """Test error against size, and by epoch at the largest size; a colour a method.
+
+    Args:
+      results: of runs of the group, one or more.
+      group: a key of GROUPS.
+      figures: folder.
+    """
+    there = runs.over_seeds(results)
     noises = [noise for noise in GROUPS[group].noise if any(c.noise == noise for c in there)]
     figure, axes = new_figure(len(noises), 2, size=(11, 4.2 * len(noises)), squeeze=False)
     by_examples = len(GROUPS[group].examples) > 1
@@ -215,7 +216,7 @@ def train_missing(options: Any) -> None:
     wanted = runs.with_seeds(cells(options.group), options.seeds)
     if options.group == "gain":
         config = config_of(wanted[0], options.data_dir)
-        data.load(config.data.name, config.data.data_dir or None, stream="auto")
+        runs.require_data(config.data.name, config.data.data_dir)
     choices = f"{os.path.splitext(options.results)[0]}-choices.json"
     for cell in wanted:
         settings = settings_of(cell, os.path.join(options.runs_dir, "choices"), choices)
@@ -223,17 +224,13 @@ def train_missing(options: Any) -> None:
         runs.run_all({cell: config}, options.runs_dir, options.results, measure=measure)
 
 
-def kept(file: str, groups: Iterable[str] = GROUPS) -> dict[Cell, dict[str, Any]]:
-    """The results that a file keeps, in the order of the groups."""
-    wanted = [cell for group in groups for cell in cells(group)]
-    return runs.kept(file, runs.with_seeds(wanted, runs.MOST_SEEDS))
-
-
 def show(options: Any) -> str:
     """The table of a group; draws its figure."""
-    results = kept(options.results, [options.group])
+    results = runs.kept(options.results, runs.with_seeds(cells(options.group), runs.MOST_SEEDS))
+    if not results:
+        return "Nothing is kept yet."
     draw(results, options.group, options.figures)
-    return table(results) if results else "Nothing is kept yet."
+    return table(results)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from lconv_jax import analysis, data, load_run, models
+from lconv_jax import analysis, load_run, models
 from lconv_jax.experiments import runs
 from lconv_jax.experiments.drawing import new_figure, save
+from lconv_jax.experiments.fashion_mnist import LR_SUM
 from lconv_jax.tables import markdown
 
 SETS = {"fashion_mnist_small": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -46,8 +47,7 @@ _SHAPE = (28, 28, 1)
 _LOOK = {"data.size": _SHAPE[0], "data.channels": _SHAPE[2], "data.crop": 3, "model.alpha": 4}
 _LEARN = {
     **{"data.examples": 10_000, "train.epochs": 100, "log.test": "end"},
-    # λ and β as configured for 300 epochs of 20 steps, with a mean learning rate of a half.
-    "optimizer.reference_lr_sum": 3000.0,
+    **LR_SUM,
 }
 _TRAIN = {"train.batch_size": 100, "optimizer.weight_decay": 5e-4, "log.test": "end"}
 _WINDOW = 9
@@ -203,9 +203,8 @@ def train_missing(options: Any) -> None:
     """Trains the missing runs, each first network before its arms."""
     pairs = [pair for pair in PAIRS if set(pair) <= set(options.sets)]
     if any(name.startswith("cifar") for pair in pairs for name in pair):
-        # Missing data are reported before anything is trained.
         config = config_of(Cell("cifar10", "", "learn"), options.runs_dir, options.data_dir)
-        data.load(config.data.name, config.data.data_dir or None, stream="auto")
+        runs.require_data(config.data.name, config.data.data_dir)
     for cell in runs.with_seeds(cells(pairs), options.seeds):
         config = config_of(cell, options.runs_dir, options.data_dir)
         runs.run_all({cell: config}, options.runs_dir, options.results)

@@ -11,6 +11,7 @@ from lconv_jax.models.counting import (
     first_layer,
     kernels,
     layer_name,
+    layer_of,
 )
 from lconv_jax.models.embedding import (
     dense_from_local,
@@ -34,6 +35,7 @@ __all__ = [
     "first_layer",
     "kernels",
     "layer_name",
+    "layer_of",
     "local_from_dense",
     "local_from_shared",
     "project",

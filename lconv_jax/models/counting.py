@@ -25,6 +25,12 @@ def layer_name(path: Any) -> str:
     return "/".join(key.key for key in path[:-1])
 
 
+def layer_of(path: Any) -> str:
+    """The layer, as `kernels` names it, that the leaf at this path belongs to or normalises."""
+    *block, layer = (key.key for key in path[:-1])
+    return "/".join([*block, layer.removeprefix("bn_")])
+
+
 def kernels(params: Any) -> dict[str, Any]:
     """The weights of each layer, by the layer's name, with "/" inside a block ("block1/conv1").
 

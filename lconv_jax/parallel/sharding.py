@@ -121,13 +121,9 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
     shapes = {name: kernel.shape for name, kernel in models.kernels(state.params).items()}
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        layers = [
-            name.removeprefix("bn_") if at == len(names) - 2 else name
-            for at, name in enumerate(names)
-        ]
+        keys = [entry for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         # An optimizer may hold several trees like the parameters, by name.
-        found = ("/".join(layers[start:-1]) for start in range(len(layers) - 1))
+        found = (models.layer_of(keys[start:]) for start in range(len(keys) - 1))
         name = next((each for each in found if each in specs), "")
         spec = specs.get(name, P())
         if spec and leaf.shape == shapes[name]:

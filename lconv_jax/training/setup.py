@@ -163,8 +163,9 @@ def make_initial_state(
     def initial_state() -> TrainState:
         inputs = jnp.zeros((2, *image_shape), jnp.float32)
         variables = model.init(rng.key_for(seed, rng.INIT), inputs, train=False)
-        params, batch_stats = starting.take_over(
-            variables["params"], variables["batch_stats"], start
+        params, batch_stats = (
+            starting.take_over(variables[field], start.get(field, {}))
+            for field in ("params", "batch_stats")
         )
         _, tx = plan.make(plan.numbers, seed)
         opt_state = tx.init(params)

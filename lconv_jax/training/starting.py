@@ -8,17 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lconv_jax import models
 from lconv_jax.errors import ConfigError
 from lconv_jax.rundir.checkpoint import Checkpoints
 from lconv_jax.rundir.directory import CHECKPOINTS, check_is_run
 
-_FIELDS = ("params", "batch_stats")
 
-
-def read(directory: str, shapes: Any) -> dict[str, np.ndarray]:
+def read(directory: str, shapes: Any) -> dict[str, dict[str, Any]]:
     """What a network takes over from the newest checkpoint of a run.
 
     Args:
@@ -26,9 +23,9 @@ def read(directory: str, shapes: Any) -> dict[str, np.ndarray]:
       shapes: of the network's own state, with `params` and `batch_stats`.
 
     Returns:
-      Parameters and BN statistics by the names of `names`. A layer is taken over if its kernel has
-      the same name and shape in both, with its bias and its normalisation, and else drawn as ever:
-      the last layer, say, where the numbers of classes differ.
+      Parameters and BN statistics, each by the path of the leaf. A layer is taken over if its
+      kernel has the same name and shape in both, with its bias and its normalisation, and else
+      drawn as ever: the last layer, say, where the numbers of classes differ.
 
     Raises:
       ConfigError: there is no such run or no checkpoint, or no layer fits.
@@ -43,7 +40,7 @@ def read(directory: str, shapes: Any) -> dict[str, np.ndarray]:
         raise ConfigError(
             f"config.train.start = {directory!r}: the run has no checkpoint yet; let it save one"
         )
-    stored = checkpoints.arrays(steps[-1], _FIELDS)
+    stored = checkpoints.arrays(steps[-1], ("params", "batch_stats"))
     theirs, own = models.kernels(stored["params"]), models.kernels(shapes.params)
     fits = {name for name in own if name in theirs and theirs[name].shape == own[name].shape}
     if not fits:
@@ -54,18 +51,20 @@ def read(directory: str, shapes: Any) -> dict[str, np.ndarray]:
             f"fits this one's: {needed}. Start from a run of the same model, α and image shape"
         )
     return {
-        name: np.asarray(leaf)
-        for name, leaf in names({field: stored[field] for field in _FIELDS}).items()
-        if layer_of(name) in fits
+        field: {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            if models.layer_of(path) in fits
+        }
+        for field, tree in stored.items()
     }
 
 
-def take_over(params: Any, batch_stats: Any, start: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Parameters and BN statistics with the arrays of `read` in their places."""
-    tree = {"params": params, "batch_stats": batch_stats}
-    leaves = [start.get(name, leaf) for name, leaf in names(tree).items()]
-    taken = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    return taken["params"], taken["batch_stats"]
+def take_over(tree: Any, taken: Mapping[str, Any]) -> Any:
+    """Parameters or BN statistics with what `read` found of them in its place."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), tree
+    )
 
 
 def check_freeze(freeze: str, params: Any) -> frozenset[str]:
@@ -95,22 +94,7 @@ def freeze_updates(updates: Any, frozen: frozenset[str]) -> Any:
     """
     if not frozen:
         return updates
-    leaves = [
-        jnp.zeros_like(leaf) if layer_of(name) in frozen else leaf
-        for name, leaf in names({"params": updates}).items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(updates), leaves)
-
-
-def names(tree: Any) -> dict[str, Any]:
-    """The leaves of a nested dictionary by their paths, as params/conv1/kernel, in its order."""
-    return {
-        "/".join(str(key.key) for key in path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def layer_of(name: str) -> str:
-    """The layer, as `models.kernels` names it, that a leaf belongs to or normalises."""
-    *block, layer = name.split("/")[1:-1]
-    return "/".join([*block, layer.removeprefix("bn_")])
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if models.layer_of(path) in frozen else leaf,
+        updates,
+    )

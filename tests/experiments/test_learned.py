@@ -49,9 +49,10 @@ def trained(folder, **changes):
 @pytest.mark.parametrize("name", ["s_fc", "s_local", "s_conv"])
 def test_any_first_layer_is_a_dense_one(tmp_path, name):
     setup, state, _ = trained(tmp_path, model__name=name, optimizer__name="sgd")
-    kernel = learned.dense_kernel(setup, state)
+    outputs = learned.activations(setup, state)
+    kernel = learned.dense_kernel(outputs, (8, 8, 1))
     images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
-    expected = learned.activations(setup, state, "conv1")(images)
+    expected = outputs(images)["conv1"]
     np.testing.assert_allclose(images.reshape(5, -1) @ kernel, expected, atol=1e-4)
     if name == "s_fc":
         np.testing.assert_array_equal(kernel, models.kernels(state.params)["conv1"])
@@ -60,7 +61,7 @@ def test_any_first_layer_is_a_dense_one(tmp_path, name):
 @pytest.mark.slow
 def test_the_kernel_of_permuted_pixels_is_that_of_the_stored_ones(tmp_path):
     setup, state, _ = trained(tmp_path, data__permute=1)
-    kernel = learned.dense_kernel(setup, state)
+    kernel = learned.dense_kernel(learned.activations(setup, state), (8, 8, 1))
     stored = jnp.asarray(setup.dataset.test.images[:5]).astype(jnp.float32)
     seen = setup.inputs.preprocess(stored).reshape(5, -1)
     own = models.kernels(state.params)["conv1"]
@@ -73,7 +74,9 @@ def test_a_convolution_moves_with_the_image(tmp_path):
     # Twins are 0 where they are black, as is what a convolution sees beyond the border.
     more = {"model__name": "s_conv", "optimizer__name": "sgd", "data__surrogate": "gaussian"}
     setup, state, _ = trained(tmp_path, **more)
-    rows = learned.moves(setup, state, learned.dense_kernel(setup, state))
+    outputs = learned.activations(setup, state)
+    kernel = learned.dense_kernel(outputs, (8, 8, 1))
+    rows = learned.moves(outputs, setup.dataset.test.images[: learned._IMAGES], kernel)
     assert len(rows) == len(learned._SHIFTS) * len(learned._LEFT)
     for row in rows:
         even = all(step % 2 == 0 for step in row["shift"])

@@ -86,11 +86,7 @@ def decode(content: bytes, *, size: int = 0, channels: int = 0, where: str = "im
             channels = channels or (1 if _is_grey(image) else 3)
             if _may_be_turned(image, content):
                 PIL.ImageOps.exif_transpose(image, in_place=True)
-            plain = _opaque(_eight_bits(image))
-            if plain.mode != _MODES[channels]:
-                plain = plain.convert(_MODES[channels])
-            if size:
-                plain = plain.resize((size, size), PIL.Image.Resampling.BICUBIC)
+            plain = _fitted(_opaque(_eight_bits(image)), size, channels)
             pixels = np.frombuffer(plain.tobytes(), np.uint8)
         return pixels.reshape(plain.height, plain.width, channels)
 
@@ -129,12 +125,17 @@ def _converted(split: dataset.Split, size: int, channels: int) -> dataset.Split:
     images = np.empty((len(stored), height, width, channels), np.uint8)
     for index, pixels in enumerate(stored):
         image = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        if image.mode != _MODES[channels]:
-            image = image.convert(_MODES[channels])
-        if size:
-            image = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
-        images[index] = np.asarray(image).reshape(height, width, channels)
+        images[index] = np.asarray(_fitted(image, size, channels)).reshape(height, width, channels)
     return dataset.Split(images, split.labels)
+
+
+def _fitted(image: PIL.Image.Image, size: int, channels: int) -> PIL.Image.Image:
+    """The image, grey or RGB, and resized unless `size` is 0."""
+    import PIL.Image
+
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
+    return image.resize((size, size), PIL.Image.Resampling.BICUBIC) if size else image
 
 
 def _is_grey(image: PIL.Image.Image) -> bool:
