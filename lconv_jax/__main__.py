@@ -8,6 +8,8 @@ import pathlib
 import runpy
 import sys
 
+from lconv_jax.terminal import commands
+
 # Each command is the module `lconv_jax.NAME` with a `main` of its own. The list shows the first
 # line of its docstring.
 COMMANDS = (
@@ -51,7 +53,7 @@ def main() -> None:
     """Prints the list, or runs the command that is named first."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(listing())
+        commands.say(listing())
         return
     name = arguments[0]
     if name.removeprefix("experiments.") in EXPERIMENTS:

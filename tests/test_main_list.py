@@ -31,6 +31,17 @@ def test_every_command_is_listed_with_what_it_does():
 
 
 @pytest.mark.slow
+def test_a_reader_that_has_gone_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lconv_jax"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+@pytest.mark.slow
 def test_a_command_is_run_with_its_own_arguments():
     command = [sys.executable, "-m", "lconv_jax"]
     run = subprocess.run([*command, "predict"], capture_output=True, text=True, check=False)
